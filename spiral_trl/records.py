@@ -1,0 +1,259 @@
+"""What was asked, what was answered, and how the game ended: the records every other module passes on.
+
+A [`Turn`] is what one seat is asked, a [`Reply`] what it answered, an [`Episode`] one finished game. An
+[`EpisodeBatch`] holds many games in columns: each distinct (turn, reply) pair is stored once and referred to by index,
+which is what makes thousands of small games a step affordable. Both forms convert into each other without loss, and
+to and from a [`~datasets.Dataset`].
+
+Axes used in shapes throughout the package: `G` games (episodes), `P` players (seats), `T` turns of all games together,
+`S` distinct samples, that is (turn, reply) pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TYPE_CHECKING, TypedDict
+
+import numpy as np
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class Message(TypedDict):
+    """One chat message, in the form that chat templates take."""
+
+    role: str
+    content: str
+
+
+class Ending(str, Enum):
+    """How a game ended. Kept apart from its returns, so that a truncation is never read as a draw."""
+
+    TERMINAL = "terminal"  # by the rules
+    ILLEGAL = "illegal"  # a reply was illegal or ambiguous, and the illegal-move policy ended the game
+    TRUNCATED = "truncated"  # the turn limit was reached
+
+
+ENDINGS: tuple[Ending, ...] = tuple(Ending)
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a game read out of a reply: an action, or the reason why there is none."""
+
+    action: str | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one seat is asked.
+
+    Args:
+        game (`str`): Name of the game with its parameters, such as `kuhn_poker(rounds=5)`.
+        episode (`int`): Index of the game within the batch that is being played.
+        seed (`int`): Seed of the game. Chance and sampled replies derive from it and from `index` alone.
+        index (`int`): How many turns of this game came before this one.
+        player (`int`): Seat that is asked, from 0.
+        role (`str`): Name of the seat.
+        messages (`tuple[Message, ...]`): This seat's chat, newest observation last: all that it may see.
+        legal_actions (`tuple[str, ...]`, *optional*): `None` where actions are free text.
+        infoset (`str`, *optional*): Key of the information set, where the game has one.
+        state (`object`, *optional*): For solvers only: never rendered, compared or stored.
+    """
+
+    game: str
+    episode: int
+    seed: int
+    index: int
+    player: int
+    role: str
+    messages: tuple[Message, ...]
+    legal_actions: tuple[str, ...] | None
+    infoset: str | None = None
+    state: object = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a player answered.
+
+    Args:
+        text (`str`): The reply as text. Where a model wrote it, it is untrusted.
+        action (`str`, *optional*): The action the game parsed from it; `None` if there was none.
+        error (`str`, *optional*): Why no action could be parsed.
+        prompt_ids, completion_ids (`tuple[int, ...]`, *optional*): Token ids; `None` for players that are no model.
+        logprobs (`tuple[float, ...]`, *optional*): Log-probabilities of the sampled tokens, where the sampler has them.
+        finish_reason (`str`): `"stop"` (the player ended its reply) or `"length"` (it was cut).
+        policy_version (`int`, *optional*): Training step of the weights that wrote it.
+    """
+
+    text: str
+    action: str | None = None
+    error: str | None = None
+    prompt_ids: tuple[int, ...] | None = None
+    completion_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+    finish_reason: str = "stop"
+    policy_version: int | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One turn and the reply to it."""
+
+    turn: Turn
+    reply: Reply
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One finished game.
+
+    Args:
+        game (`str`): Name of the game with its parameters.
+        seed (`int`): Seed that deals it again.
+        players (`tuple[str, ...]`): Who sat in each seat.
+        roles (`tuple[str, ...]`): Name of each seat.
+        steps (`tuple[Step, ...]`): All turns, in order.
+        returns (`tuple[float, ...]`): Total of each seat, in the game's own units.
+        ending (`Ending`): How it ended.
+    """
+
+    game: str
+    seed: int
+    players: tuple[str, ...]
+    roles: tuple[str, ...]
+    steps: tuple[Step, ...]
+    returns: tuple[float, ...]
+    ending: Ending
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """How games ended, without their turns: what advantage estimators read, and what processes exchange.
+
+    Args:
+        games (`tuple[str, ...]`): Distinct game names.
+        roles (`tuple[tuple[str, ...], ...]`): Role names of each of `games`.
+        game (`np.ndarray`): `[G]` index into `games`.
+        returns (`np.ndarray`): `[G, P]` returns in the game's units; columns past a game's players are NaN.
+        endings (`np.ndarray`): `[G]` index into [`ENDINGS`].
+    """
+
+    games: tuple[str, ...]
+    roles: tuple[tuple[str, ...], ...]
+    game: np.ndarray
+    returns: np.ndarray
+    endings: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.game)
+
+
+@dataclass(frozen=True)
+class EpisodeBatch:
+    """Many games in columns. `batch.episodes()` gives them one by one.
+
+    Args:
+        outcomes (`Outcomes`): Game, returns and ending of each of the `G` games.
+        seeds (`np.ndarray`): `[G]` seed of each game.
+        players (`tuple[tuple[str, ...], ...]`): Distinct seatings: who sat in each seat.
+        seating (`np.ndarray`): `[G]` index into `players`.
+        samples (`list[Step]`): `S` distinct (turn, reply) pairs. Their turns carry the episode, seed and index of
+            their first occurrence.
+        turn_sample (`np.ndarray`): `[T]` index into `samples`.
+        turn_episode (`np.ndarray`): `[T]` index of the game.
+        turn_player (`np.ndarray`): `[T]` seat that was asked.
+        turn_index (`np.ndarray`): `[T]` how many turns of that game came before. Turns are sorted by game, then
+            by this index.
+    """
+
+    outcomes: Outcomes
+    seeds: np.ndarray
+    players: tuple[tuple[str, ...], ...]
+    seating: np.ndarray
+    samples: list[Step]
+    turn_sample: np.ndarray
+    turn_episode: np.ndarray
+    turn_player: np.ndarray
+    turn_index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def episode(self, index: int) -> Episode:
+        """The game at `index` as an [`Episode`]."""
+        first, last = np.searchsorted(self.turn_episode, [index, index + 1])
+        seed = int(self.seeds[index])
+        steps = []
+        for position in range(first, last):
+            sample = self.samples[self.turn_sample[position]]
+            turn = replace(sample.turn, episode=index, seed=seed, index=int(self.turn_index[position]))
+            steps.append(Step(turn, sample.reply))
+        game = int(self.outcomes.game[index])
+        roles = self.outcomes.roles[game]
+        return Episode(
+            game=self.outcomes.games[game],
+            seed=seed,
+            players=self.players[self.seating[index]],
+            roles=roles,
+            steps=tuple(steps),
+            returns=tuple(float(value) for value in self.outcomes.returns[index, : len(roles)]),
+            ending=ENDINGS[self.outcomes.endings[index]],
+        )
+
+    def episodes(self, indices: Iterable[int] | None = None) -> list[Episode]:
+        """The games at `indices` (all by default) as [`Episode`]s."""
+        return [self.episode(int(i)) for i in (range(len(self)) if indices is None else indices)]
+
+    @classmethod
+    def from_episodes(cls, episodes: Sequence[Episode]) -> EpisodeBatch:
+        """Columns from single games. Equal (turn, reply) pairs are stored once."""
+        games: dict[str, int] = {}
+        roles: list[tuple[str, ...]] = []
+        seatings: dict[tuple[str, ...], int] = {}
+        samples: list[Step] = []
+        known: dict[tuple, int] = {}
+        turn_sample, turn_episode, turn_player, turn_index = [], [], [], []
+        num_players = max((len(episode.roles) for episode in episodes), default=0)
+        returns = np.full((len(episodes), num_players), np.nan)
+        for i, episode in enumerate(episodes):
+            if episode.game not in games:
+                games[episode.game] = len(games)
+                roles.append(episode.roles)
+            seatings.setdefault(episode.players, len(seatings))
+            returns[i, : len(episode.returns)] = episode.returns
+            for step in episode.steps:
+                turn = step.turn
+                messages = tuple((message["role"], message["content"]) for message in turn.messages)
+                key = (turn.game, turn.player, messages, turn.legal_actions, turn.infoset, step.reply)
+                if key not in known:
+                    known[key] = len(samples)
+                    samples.append(step)
+                turn_sample.append(known[key])
+                turn_episode.append(i)
+                turn_player.append(turn.player)
+                turn_index.append(turn.index)
+        outcomes = Outcomes(
+            games=tuple(games),
+            roles=tuple(roles),
+            game=np.array([games[episode.game] for episode in episodes], dtype=np.int64),
+            returns=returns,
+            endings=np.array([ENDINGS.index(episode.ending) for episode in episodes], dtype=np.int64),
+        )
+        return cls(
+            outcomes=outcomes,
+            seeds=np.array([episode.seed for episode in episodes], dtype=np.int64),
+            players=tuple(seatings),
+            seating=np.array([seatings[episode.players] for episode in episodes], dtype=np.int64),
+            samples=samples,
+            turn_sample=np.array(turn_sample, dtype=np.int64),
+            turn_episode=np.array(turn_episode, dtype=np.int64),
+            turn_player=np.array(turn_player, dtype=np.int64),
+            turn_index=np.array(turn_index, dtype=np.int64),
+        )
