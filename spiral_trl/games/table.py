@@ -175,7 +175,7 @@ def tabulate(name: str, max_nodes: int = 20_000) -> GameTable | None:
     size = len(kind)
     width = max([len(actions), *(len(row) for row in chance)])
     child = np.full((size, width), -1, dtype=np.int64)
-    cdf = np.zeros((size, max(1, *(len(row) for row in chance))) if size > 1 else (size, 1))
+    cdf = np.zeros((size, max([1, *(len(row) for row in chance)])))
     totals = np.full((size, probe.num_players), np.nan)
     for node in range(size):
         for column, target in children[node].items():
