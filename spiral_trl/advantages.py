@@ -88,13 +88,13 @@ def _moving_average_advantages(returns: np.ndarray, baseline: float, decay: floa
     return returns - before, trace[-1]
 
 
-def _check_state(estimator: AdvantageEstimator, state: Mapping[str, Any], keys: set[str]) -> None:
+def _check_state(name: str, state: Mapping[str, Any], keys: set[str]) -> None:
     if not isinstance(state, Mapping) or set(state) != keys:
         got = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
-        raise ValueError(f"A state of the advantage {estimator.name!r} has the entries {sorted(keys)}, not {got}.")
-    if state["name"] != estimator.name:
+        raise ValueError(f"A state of the advantage {name!r} has the entries {sorted(keys)}, not {got}.")
+    if state["name"] != name:
         raise ValueError(
-            f"The saved state belongs to the advantage {state['name']!r}, but this run uses {estimator.name!r}. "
+            f"The saved state belongs to the advantage {state['name']!r}, but this run uses {name!r}. "
             "Continue with the advantage the run started with."
         )
 
@@ -149,7 +149,7 @@ class _MovingBaseline(ABC):
         Raises:
             `ValueError`: If `state` was saved by another advantage, with another decay, or holds no finite numbers.
         """
-        _check_state(self, state, {"name", "decay", "baselines"})
+        _check_state(self.name, state, {"name", "decay", "baselines"})
         if state["decay"] != self.decay:
             raise ValueError(
                 f"The saved baselines were averaged with decay {state['decay']!r}, but this run uses {self.decay!r}. "
@@ -238,10 +238,7 @@ class _Stateless:
         Raises:
             `ValueError`: If `state` was saved by another advantage.
         """
-        _check_state(self, state, {"name"})
-
-    def __call__(self, outcomes: Outcomes) -> np.ndarray:
-        raise NotImplementedError
+        _check_state(self.name, state, {"name"})
 
 
 class RawReturns(_Stateless):
