@@ -39,6 +39,7 @@ class GameTable:
         worst_returns (`tuple[float, ...]`): What each seat forfeits by an illegal reply.
         actions (`tuple[str, ...]`): Every action of the game; a column of `child` each.
         turns (`tuple[Turn, ...]`): `U` distinct turns (episode, seed and index are 0 and mean nothing).
+        games (`tuple[Game, ...]`): `U` games, each standing at its turn: `games[u].parse` reads replies to `turns[u]`.
         kind (`np.ndarray`): `[N]` one of `DECISION`, `CHANCE`, `TERMINAL`.
         turn (`np.ndarray`): `[N]` index into `turns` at decision nodes, else -1.
         player (`np.ndarray`): `[N]` seat asked at decision nodes, else -1.
@@ -56,6 +57,7 @@ class GameTable:
     worst_returns: tuple[float, ...]
     actions: tuple[str, ...]
     turns: tuple[Turn, ...]
+    games: tuple[Game, ...]
     kind: np.ndarray
     turn: np.ndarray
     player: np.ndarray
@@ -113,6 +115,7 @@ def tabulate(name: str, max_nodes: int = 20_000) -> GameTable | None:
     probe = make_game(name)
     turns: dict[tuple, int] = {}
     distinct: list[Turn] = []
+    standing: list[Game] = []
     actions: dict[str, int] = {}
     kind: list[int] = []
     turn_of: list[int] = []
@@ -163,6 +166,7 @@ def tabulate(name: str, max_nodes: int = 20_000) -> GameTable | None:
         if key not in turns:
             turns[key] = len(distinct)
             distinct.append(turn)
+            standing.append(game)
         kind.append(DECISION)
         turn_of.append(turns[key])
         player_of.append(turn.player)
@@ -193,6 +197,7 @@ def tabulate(name: str, max_nodes: int = 20_000) -> GameTable | None:
         worst_returns=probe.worst_returns,
         actions=tuple(actions),
         turns=tuple(distinct),
+        games=tuple(standing),
         kind=np.array(kind),
         turn=np.array(turn_of),
         player=np.array(player_of),

@@ -15,9 +15,12 @@ class Player(Protocol):
 
     Attributes:
         name (`str`): How the player is called in records and tables, such as `random` or `model`.
+        speculative (`bool`): Whether replies that may never be used cost little, so that a rollout may ask for every
+            turn a game can reach at once. `False` for players that are paid or waited for.
     """
 
     name: str
+    speculative: bool
 
     def reply(self, turns: Sequence[Turn]) -> list[Reply]:
         """One reply for each turn. `Reply.action` may stay `None`: the game parses the text."""

@@ -1,0 +1,324 @@
+"""A Hugging Face causal language model as a player: chat template in, sampled reply out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..games.chance import REPLY, uniforms
+from ..prefix_sharing import sample_distinct
+from ..records import Reply, Turn
+
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# Takes token ids of prompts, with repetitions, and answers completions and log-probabilities: an engine such as vLLM.
+Engine = Callable[[list[list[int]]], tuple[list[list[int]], list[list[float]] | None]]
+
+
+class LanguageModelPlayer:
+    """Answers turns with a causal language model.
+
+    Replies of the built-in sampler derive from the seed of the game, the index of the turn and the position of the
+    token alone (by inversion of the distribution), so that they do not depend on what is generated beside them.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model. May be exchanged between calls by the context `unwrap`.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer, with a chat template.
+        name (`str`, *optional*, defaults to `"model"`):
+            What the player is called in records.
+        max_new_tokens (`int`, *optional*, defaults to `256`):
+            Longest reply in tokens.
+        temperature (`float`, *optional*, defaults to `1.0`), top_p (`float`, *optional*, defaults to `1.0`),
+        top_k (`int`, *optional*, defaults to `0`), min_p (`float`, *optional*),
+        repetition_penalty (`float`, *optional*, defaults to `1.0`):
+            Sampling, with the meaning of [`~transformers.GenerationConfig`].
+        eos_token_ids (`Sequence[int]`, *optional*):
+            Tokens that end a reply. By default those of the generation config and the tokenizer.
+        generation_kwargs (`Mapping`, *optional*):
+            More fields of [`~transformers.GenerationConfig`] that act on logits, such as `bad_words_ids`.
+        chat_template_kwargs (`Mapping`, *optional*):
+            Passed to `apply_chat_template`, such as `{"enable_thinking": False}`.
+        max_rows (`int`, *optional*, defaults to `512`):
+            Most rows in one forward pass.
+        unwrap (`Callable`, *optional*):
+            Context manager that yields the model to generate with (a trainer's unwrapped model).
+        engine (`Callable`, *optional*):
+            Generates instead of the built-in sampler (vLLM).
+    """
+
+    speculative = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str = "model",
+        max_new_tokens: int = 256,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        eos_token_ids: Sequence[int] | None = None,
+        generation_kwargs: Mapping[str, Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        max_rows: int = 512,
+        unwrap: Callable[[], AbstractContextManager[PreTrainedModel]] | None = None,
+        engine: Engine | None = None,
+    ):
+        check_chat_template(tokenizer)
+        self.name = name
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.top_p = top_p
+        self.top_k = top_k
+        self.max_rows = max_rows
+        self.policy_version: int | None = None
+        self.unwrap = unwrap or (lambda: nullcontext(model))
+        self.engine = engine
+        self.chat_template_kwargs = dict(chat_template_kwargs or {})
+        if eos_token_ids is None:
+            eos_token_ids = default_eos_token_ids(model, tokenizer)
+        self.eos_token_ids = frozenset(eos_token_ids)
+        self.vocab_size = model.config.get_text_config().vocab_size
+        self.max_length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.eos_token_ids)
+        self._generation_config = self._sampling_config(min_p, repetition_penalty, generation_kwargs or {})
+        self._prompts: dict[tuple, tuple[int, ...]] = {}
+        self._texts: dict[tuple[int, ...], str] = {}
+
+    def _sampling_config(
+        self, min_p: float | None, repetition_penalty: float, kwargs: Mapping[str, Any]
+    ) -> GenerationConfig | None:
+        """The generation config whose logits processors apply, or `None` where plain sampling needs none."""
+        from transformers import GenerationConfig
+
+        unsupported = sorted(set(kwargs) & UNSUPPORTED_GENERATION_KWARGS)
+        if unsupported:
+            raise ValueError(
+                f"generation_kwargs: {', '.join(unsupported)} cannot be used in self-play generation; each reply is "
+                "one sample from the policy. Remove it."
+            )
+        plain = self.temperature == 1.0 and self.top_p == 1.0 and not self.top_k and not min_p
+        if plain and repetition_penalty == 1.0 and not kwargs:
+            return None
+        fields = {
+            "do_sample": True,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+            "max_new_tokens": self.max_new_tokens,
+            "pad_token_id": self.pad_token_id,
+            "eos_token_id": sorted(self.eos_token_ids),
+        }
+        return GenerationConfig(**{**fields, **kwargs})
+
+    def prompt_ids(self, turn: Turn) -> tuple[int, ...]:
+        """Token ids of the turn's chat, with the prompt for the reply. Remembered: small games ask few prompts."""
+        key = tuple((message["role"], message["content"]) for message in turn.messages)
+        if key not in self._prompts:
+            if len(self._prompts) > 10_000:
+                self._prompts.clear()
+            ids = self.tokenizer.apply_chat_template(
+                list(turn.messages),
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+                **self.chat_template_kwargs,
+            )
+            if self.max_length is not None and len(ids) + self.max_new_tokens > self.max_length:
+                raise ValueError(
+                    f"A prompt of {turn.game} has {len(ids)} tokens, and with {self.max_new_tokens} for the reply "
+                    f"passes the model's {self.max_length} positions. Lower max_completion_length, or play a game "
+                    "with shorter observations."
+                )
+            self._prompts[key] = tuple(ids)
+        return self._prompts[key]
+
+    def decode(self, completion_ids: Sequence[int]) -> str:
+        """Text of a completion, special tokens skipped. Remembered: short replies coincide."""
+        key = tuple(completion_ids)
+        if key not in self._texts:
+            if len(self._texts) > 100_000:
+                self._texts.clear()
+            self._texts[key] = self.tokenizer.decode(list(key), skip_special_tokens=True)
+        return self._texts[key]
+
+    @torch.no_grad()
+    def next_token_probs(self, prefixes: Sequence[Sequence[int]]) -> np.ndarray:
+        """`[n, V]` next-token probabilities (float64) after each prefix, at the player's temperature."""
+        rows = []
+        with self.unwrap() as model, evaluating(model):
+            for start in range(0, len(prefixes), self.max_rows):
+                part = prefixes[start : start + self.max_rows]
+                length = max(len(prefix) for prefix in part)
+                # Right padding needs no mask under causal attention
+                ids = np.full((len(part), length), self.pad_token_id, dtype=np.int64)
+                for i, prefix in enumerate(part):
+                    ids[i, : len(prefix)] = prefix
+                last = torch.tensor([len(prefix) - 1 for prefix in part], device=model.device)
+                hidden = model.base_model(input_ids=torch.from_numpy(ids).to(model.device), use_cache=False)
+                hidden = hidden.last_hidden_state[torch.arange(len(part), device=model.device), last]
+                logits = model.get_output_embeddings()(hidden).double() / self.temperature
+                rows.append(torch.softmax(logits, dim=-1).cpu().numpy())
+        return np.concatenate(rows)
+
+    def reply(self, turns: Sequence[Turn]) -> list[Reply]:
+        """One reply for each turn; equal prompts are computed once."""
+        distinct: dict[tuple[int, ...], int] = {}
+        first: list[Turn] = []
+        which = np.empty(len(turns), dtype=np.int64)
+        for i, turn in enumerate(turns):
+            ids = self.prompt_ids(turn)
+            if ids not in distinct:
+                distinct[ids] = len(first)
+                first.append(turn)
+            which[i] = distinct[ids]
+        seeds = np.array([turn.seed for turn in turns], dtype=np.int64)
+        index = np.array([turn.index for turn in turns], dtype=np.int64)
+        replies, of = self.sample(first, which, seeds, index)
+        return [replies[i] for i in of]
+
+    def sample(
+        self, turns: Sequence[Turn], which: np.ndarray, seeds: np.ndarray, index: np.ndarray
+    ) -> tuple[list[Reply], np.ndarray]:
+        prompts = [self.prompt_ids(turn) for turn in turns]
+        if self.engine is not None:
+            return self._sample_by_engine(prompts, which)
+
+        def draw(samples: np.ndarray, position: int) -> np.ndarray:
+            return uniforms(seeds[samples], REPLY, index[samples], position)
+
+        with self.unwrap() as model, evaluating(model):
+            completions = sample_distinct(
+                model,
+                prompts,
+                which,
+                draw,
+                max_new_tokens=self.max_new_tokens,
+                eos_token_ids=self.eos_token_ids,
+                pad_token_id=self.pad_token_id,
+                process_logits=self._logits_processor(model),
+                max_rows=self.max_rows,
+            )
+        replies = [
+            self._make_reply(prompts[prompt], ids, logprobs)
+            for prompt, ids, logprobs in zip(
+                completions.prompt, completions.token_ids, completions.logprobs, strict=True
+            )
+        ]
+        return replies, completions.completion
+
+    def _sample_by_engine(
+        self, prompts: Sequence[tuple[int, ...]], which: np.ndarray
+    ) -> tuple[list[Reply], np.ndarray]:
+        completion_ids, logprobs = self.engine([list(prompts[i]) for i in which])
+        replies = []
+        for i, ids in enumerate(completion_ids):
+            replies.append(self._make_reply(prompts[which[i]], tuple(ids), tuple(logprobs[i]) if logprobs else None))
+        return replies, np.arange(len(which))
+
+    def _make_reply(
+        self, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...], logprobs: tuple[float, ...] | None
+    ) -> Reply:
+        ended = bool(completion_ids) and completion_ids[-1] in self.eos_token_ids
+        return Reply(
+            text=self.decode(completion_ids),
+            prompt_ids=prompt_ids,
+            completion_ids=completion_ids,
+            logprobs=logprobs,
+            finish_reason="stop" if ended else "length",
+            policy_version=self.policy_version,
+        )
+
+    def _logits_processor(self, model: PreTrainedModel):
+        if self._generation_config is None:
+            return None
+        processors = model._get_logits_processor(  # the one way to all of `generate`'s processors
+            generation_config=self._generation_config, input_ids_seq_length=0, device=model.device
+        )
+        return lambda input_ids, logits: processors(input_ids, logits)
+
+
+# Fields that change what a sample is, rather than the distribution it is drawn from.
+UNSUPPORTED_GENERATION_KWARGS = frozenset(
+    {
+        "num_beams",
+        "num_beam_groups",
+        "num_return_sequences",
+        "do_sample",
+        "max_length",
+        "max_new_tokens",
+        "min_length",
+        "min_new_tokens",
+        "penalty_alpha",
+        "dola_layers",
+        "assistant_early_exit",
+        "prompt_lookup_num_tokens",
+        "guidance_scale",
+        "constraints",
+        "force_words_ids",
+        "stop_strings",
+        "use_cache",
+        "cache_implementation",
+        "begin_suppress_tokens",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "watermarking_config",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+    }
+)
+
+
+class evaluating:
+    """Puts a model into evaluation mode for a while, and back into the mode it was in."""
+
+    def __init__(self, model: torch.nn.Module):
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.was_training = self.model.training
+        if self.was_training:
+            self.model.eval()
+
+    def __exit__(self, *exc) -> None:
+        if self.was_training:
+            self.model.train()
+
+
+def default_eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a reply: those of the generation config and the tokenizer's own."""
+    declared = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = [] if declared is None else [declared] if isinstance(declared, int) else list(declared)
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
+        ids.insert(0, tokenizer.eos_token_id)
+    if not ids:
+        raise ValueError("The tokenizer and the generation config name no end-of-sequence token. Set eos_token.")
+    return ids
+
+
+def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses a tokenizer without a chat template, with the fix."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            f"The tokenizer of {tokenizer.name_or_path or 'the model'} has no chat template, so turns cannot be "
+            "written for it. Set tokenizer.chat_template, or copy one with "
+            "trl.clone_chat_template(model, tokenizer, 'Qwen/Qwen3-0.6B')."
+        )
