@@ -1,0 +1,9 @@
+"""Zero-sum text games: rules as text, no model and no torch."""
+
+from . import kuhn_poker as kuhn_poker  # games register themselves when imported
+from .parsing import parse_action
+from .registry import canonical_name, game_names, make_game
+from .table import tabulate
+
+
+__all__ = ["canonical_name", "game_names", "make_game", "parse_action", "tabulate"]

@@ -1,0 +1,357 @@
+"""Kuhn poker: the smallest poker game in which bluffing pays, as one hand or as a match of many.
+
+Rules, tree and payoffs are OpenSpiel's `kuhn_poker` (Kuhn, 1950): three cards J, Q, K; each player antes one chip and
+gets one card; one bet of one chip may be made and called. OpenSpiel's player 0 is whoever opens the hand. The words
+are ours.
+
+`rules=spiral` plays by the environment that SPIRAL (arXiv 2506.24119) released instead, which departs from the rules
+that it states to the players. Beside the right rules:
+
+| | canonical | spiral |
+|---|---|---|
+| a bet, a call | moves one chip | moves no chip: the pot stays 2 |
+| a hand is worth | 1 chip, 2 after a call | 1 chip, whoever folds and whatever was bet |
+| a match goes to | whoever won more chips | whoever won its last hand |
+| hand 1 is opened by | player 0 | player 1 |
+
+Calling is free there, so that never folding is optimal, a bluff costs nothing, and a hand's value is 0 instead of
+-1/18 chips for the player who opens it. Its players are told what that environment tells them: that bets and calls
+move a chip and that most chips win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import pyspiel
+
+from ..records import Ending, Message, Parsed, Turn
+from .chance import Chance, SeededChance
+from .parsing import parse_action
+from .registry import Parameter, format_name, parse_name, register
+from .solver_state import SolverState
+
+
+CARDS = ("J", "Q", "K")
+ROLES = ("player 0", "player 1")
+_PAST_TENSE = {"check": "checked", "bet": "bet", "call": "called", "fold": "folded"}
+
+
+@dataclass(frozen=True, eq=False)
+class _Node:
+    """A point of one hand, seen from its opener (mover 0) and the other player (mover 1)."""
+
+    state: pyspiel.State
+    history: tuple[str, ...]
+    mover: int
+    actions: Mapping[str, int]
+    legal: tuple[str, ...]
+    chips: int  # won by the opener, at the end of the hand
+    children: dict[str, _Node] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=1)
+def _deals() -> dict[tuple[int, int], _Node]:
+    """OpenSpiel's tree of one hand: the first decision after each deal (opener's card, other card)."""
+    game = pyspiel.load_game("kuhn_poker")
+
+    def grow(state: pyspiel.State, history: tuple[str, ...]) -> _Node:
+        if state.is_terminal():
+            return _Node(state, history, -1, {}, (), chips=int(state.returns()[0]))
+        words = ("fold", "call") if "bet" in history else ("check", "bet")
+        actions = {words[action]: action for action in state.legal_actions()}
+        node = _Node(state, history, state.current_player(), actions, tuple(actions), chips=0)
+        for word, action in actions.items():
+            node.children[word] = grow(state.child(action), (*history, word))
+        return node
+
+    roots = {}
+    for first in range(3):
+        for second in range(3):
+            if first != second:
+                state = game.new_initial_state()
+                state.apply_action(first)
+                state.apply_action(second)
+                roots[first, second] = grow(state, ())
+    return roots
+
+
+class _Hand(NamedTuple):
+    """A finished hand."""
+
+    opener: int
+    cards: tuple[int, int]  # by seat
+    history: tuple[str, ...]
+    chips: int  # won by player 0
+
+    def shown_to(self, player: int) -> str:
+        """The other player's card, if it was shown down."""
+        return "?" if self.history[-1] == "fold" else CARDS[self.cards[1 - player]]
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What all games of one name share."""
+
+    name: str
+    rounds: int
+    spiral: bool
+    chips: bool
+    compact: bool
+    seat_bonus: float
+    worst_returns: tuple[float, float]
+    introductions: tuple[str, str]
+
+
+@lru_cache(maxsize=256)
+def _setup(rounds: int, rules: str, payoff: str | None, observation: str, seat_bonus: float) -> _Setup:
+    given = {
+        "rounds": rounds,
+        "rules": rules,
+        "payoff": payoff,
+        "observation": observation,
+        "seat_bonus": seat_bonus,
+    }
+    name = format_name("kuhn_poker", given)
+    values = parse_name(name)[1]
+    spiral, chips = values["rules"] == "spiral", values["payoff"] == "chips"
+    worst = (1 if spiral else 2) * rounds if chips else 1
+    return _Setup(
+        name=name,
+        rounds=rounds,
+        spiral=spiral,
+        chips=chips,
+        compact=values["observation"] == "compact",
+        seat_bonus=values["seat_bonus"],
+        worst_returns=(float(values["seat_bonus"] - worst), float(-values["seat_bonus"] - worst)),
+        introductions=(_introduction(0, values), _introduction(1, values)),
+    )
+
+
+def _introduction(player: int, values: Mapping[str, Any]) -> str:
+    """Rules, payoff and role, as each seat reads them."""
+    rounds, bonus, opener = values["rounds"], values["seat_bonus"], int(values["rules"] == "spiral")
+    game = "one hand" if rounds == 1 else f"a match of {rounds} hands"
+    opens = f"Player {opener} acts first"
+    if rounds > 1:
+        opens += f" in hand 1, player {1 - opener} in hand 2, and so on in turn. Each hand is dealt afresh"
+    if values["payoff"] == "chips":
+        total = "" if rounds == 1 else " over all hands"
+        payoff = f"Your payoff is the number of chips you win{total}, or minus the number you lose."
+        if bonus:
+            giver, taker = (1, 0) if bonus > 0 else (0, 1)
+            payoff += f" At the end player {giver} also pays {abs(bonus):g} to player {taker}, whatever was played."
+    elif rounds == 1:
+        payoff = "Your payoff is +1 if you win the pot and -1 if you do not."
+    else:
+        payoff = "Your payoff is +1 if you have won more chips after the last hand, -1 if fewer, 0 if equally many."
+    return (
+        f"You are {ROLES[player]} in {game} of Kuhn poker, a zero-sum game of two players.\n"
+        "Rules: The deck is J, Q, K; J is the lowest card and K the highest. Each player antes 1 chip and is dealt "
+        f"one private card. {opens}. While nobody has bet, a player may check or bet 1 chip; if both check, there is a "
+        "showdown. Facing a bet, a player may fold and lose the pot, or call with 1 chip, and there is a showdown. "
+        f"The higher card wins the pot at a showdown; folded cards are never shown.\n{payoff}\n"
+    )
+
+
+def _chips(number: int) -> str:
+    return f"{number} chip" if number == 1 else f"{number} chips"
+
+
+def _told(opener: int, history: Sequence[str]) -> str:
+    return ", ".join(f"player {(opener + i) % 2} {_PAST_TENSE[action]}" for i, action in enumerate(history))
+
+
+class KuhnPoker:
+    """Kuhn poker in words; a [`~spiral_trl.games.base.Game`].
+
+    Args:
+        rounds (`int`, *optional*, defaults to `1`): Hands in the match, 1 to 100. Player 0 opens hand 1, player 1 hand
+            2, and so on; the seats keep their roles.
+        rules (`str`, *optional*, defaults to `"canonical"`): `"canonical"` or `"spiral"`; see the module.
+        payoff (`str`, *optional*): `"chips"`: all chips won or lost (one canonical hand: -2, -1, 1 or 2). `"sign"`: -1
+            or 1 for the loser and winner of the match, 0 for a draw; under `rules="spiral"` the winner is whoever won
+            the last hand. Defaults to `"chips"` for one canonical hand and to `"sign"`, the paper's, otherwise.
+        observation (`str`, *optional*, defaults to `"words"`): `"words"`: rules, payoff, role and all that the seat
+            has seen, in one user message per turn. `"compact"`: that message is one line, such as
+            `player 0 card J history none` or `player 0 card K history check bet`, for small models; one hand only.
+        seat_bonus (`float`, *optional*, defaults to `0`): Chips that player 1 pays player 0 at the end, -100 to 100.
+            Changes no best reply; it gives the seats unequal values, as real games do. With `payoff="chips"` only.
+    """
+
+    num_players = 2
+    roles: tuple[str, ...] = ROLES
+
+    def __init__(
+        self,
+        rounds: int = 1,
+        rules: str = "canonical",
+        payoff: str | None = None,
+        observation: str = "words",
+        seat_bonus: float = 0,
+    ):
+        self._setup = _setup(rounds, rules, payoff, observation, seat_bonus)
+        self.name = self._setup.name
+        self.worst_returns: tuple[float, ...] = self._setup.worst_returns
+        self.ending: Ending | None = None
+        self._seed = 0
+        self._index = 0
+        self._finished: list[_Hand] = []
+        self._chance: Chance = SeededChance(0)
+        self._cards = (-1, -1)
+        self._opener = 0
+        self._node: _Node | None = None
+
+    def reset(self, seed: int, chance: Chance | None = None) -> None:
+        """Deals the first hand. One choice per card: the opener's among three, then the other's among two."""
+        self._seed = seed
+        self._index = 0
+        self._finished = []
+        self._chance = SeededChance(seed) if chance is None else chance
+        self.ending = None
+        self._deal()
+
+    def _deal(self) -> None:
+        deck = [0, 1, 2]
+        first = deck.pop(self._chance.choose((1 / 3, 1 / 3, 1 / 3)))
+        second = deck.pop(self._chance.choose((1 / 2, 1 / 2)))
+        self._opener = (len(self._finished) + self._setup.spiral) % 2
+        self._cards = (second, first) if self._opener else (first, second)
+        self._node = _deals()[first, second]
+
+    def _asked(self) -> tuple[_Node, int]:
+        """The current point of the hand and the seat that moves."""
+        if self._node is None:
+            raise ValueError(
+                f"{self.name}: nobody is asked; {'the game is over' if self.ending else 'reset it first'}"
+            )
+        return self._node, (self._node.mover + self._opener) % 2
+
+    def turns(self) -> Sequence[Turn]:
+        """The seat to move, or nobody once the game is over."""
+        if self.ending is not None:
+            return ()
+        node, player = self._asked()
+        setup = self._setup
+        # OpenSpiel solves for chips. One hand played for its sign, or by the released rules, is another game.
+        solvable = not setup.spiral and (setup.chips or setup.rounds > 1)
+        message: Message = {"role": "user", "content": self._observation(player, node)}
+        return (
+            Turn(
+                game=self.name,
+                episode=0,
+                seed=self._seed,
+                index=self._index,
+                player=player,
+                role=ROLES[player],
+                messages=(message,),
+                legal_actions=node.legal,
+                infoset=self._infoset(player, node),
+                state=SolverState(node.state, node.actions, "hand" if setup.rounds > 1 else None)
+                if solvable
+                else None,
+            ),
+        )
+
+    def _infoset(self, player: int, node: _Node) -> str:
+        """`player|card|history`; in a match one `card|history|other card or ?` for each finished hand comes before."""
+        seen = [
+            f"{CARDS[hand.cards[player]]}|{' '.join(hand.history)}|{hand.shown_to(player)}" for hand in self._finished
+        ]
+        seen.append(f"{CARDS[self._cards[player]]}|{' '.join(node.history)}")
+        return f"{player}|{' / '.join(seen)}"
+
+    def _observation(self, player: int, node: _Node) -> str:
+        card = CARDS[self._cards[player]]
+        if self._setup.compact:
+            return f"player {player} card {card} history {' '.join(node.history) or 'none'}"
+        parts = [self._setup.introductions[player]]
+        if self._finished:
+            parts += [self._hand_in_words(number, hand, player) for number, hand in enumerate(self._finished, 1)]
+            total = sum(hand.chips for hand in self._finished)
+            parts.append(f"Chips so far: player 0 {total:+d}, player 1 {-total:+d}.\n")
+        where = "" if self._setup.rounds == 1 else f"Hand {len(self._finished) + 1}: "
+        listed = " or ".join(f"[{action}]" for action in node.legal)
+        example = node.legal[-1]
+        parts.append(
+            f"{where}Your card is {card}. Moves so far: {_told(self._opener, node.history) or 'none'}.\n"
+            f"It is your turn. Choose {listed}. End your reply with exactly one action in square brackets, "
+            f"for example [{example}]; \\boxed{{{example}}} is accepted too."
+        )
+        return "".join(parts)
+
+    def _hand_in_words(self, number: int, hand: _Hand, player: int) -> str:
+        winner = int(hand.chips < 0)
+        other = 1 - player
+        shown = hand.shown_to(player)
+        end = "" if shown == "?" else f"; player {other} showed {shown}"
+        return (
+            f"Hand {number}: your card was {CARDS[hand.cards[player]]}; {_told(hand.opener, hand.history)}{end}; "
+            f"player {winner} won {_chips(abs(hand.chips))}.\n"
+        )
+
+    def parse(self, player: int, text: str) -> Parsed:
+        """The action that `text` names for the seat that is asked."""
+        node, asked = self._asked()
+        if player != asked:
+            raise ValueError(f"{self.name}: player {asked} is asked, not player {player}")
+        return parse_action(text, node.legal)
+
+    def step(self, actions: Mapping[int, str]) -> None:
+        """Plays the action of the seat that is asked; deals the next hand or ends the match after a hand's last."""
+        node, player = self._asked()
+        if list(actions) != [player] or actions[player] not in node.children:
+            raise ValueError(f"{self.name}: player {player} may play {' or '.join(node.legal)}, not {dict(actions)}")
+        self._index += 1
+        self._node = node = node.children[actions[player]]
+        if node.legal:
+            return
+        chips = -node.chips if self._opener else node.chips
+        if self._setup.spiral:
+            chips = 1 if chips > 0 else -1
+        self._finished.append(_Hand(self._opener, self._cards, node.history, chips))
+        if len(self._finished) == self._setup.rounds:
+            self.ending = Ending.TERMINAL
+            self._node = None
+        else:
+            self._deal()
+
+    def returns(self) -> tuple[float, ...]:
+        """Chips or sign, by `payoff`."""
+        if self.ending is None:
+            raise ValueError(f"{self.name}: the game is not over")
+        total = sum(hand.chips for hand in self._finished)
+        if self._setup.chips:
+            value = float(total + self._setup.seat_bonus)
+        else:
+            decisive = self._finished[-1].chips if self._setup.spiral else total
+            value = float((decisive > 0) - (decisive < 0))
+        return (value, 0.0 - value)
+
+
+def _default_payoff(values: Mapping[str, Any]) -> str:
+    return "chips" if values["rounds"] == 1 and values["rules"] == "canonical" else "sign"
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    if values["observation"] == "compact" and values["rounds"] > 1:
+        raise ValueError(f"kuhn_poker: observation=compact is for one hand; rounds is {values['rounds']}")
+    if values["seat_bonus"] and values["payoff"] != "chips":
+        raise ValueError("kuhn_poker: seat_bonus is in chips and needs payoff=chips")
+
+
+register(
+    "kuhn_poker",
+    KuhnPoker,
+    {
+        "rounds": Parameter(1, int, low=1, high=100),
+        "rules": Parameter("canonical", choices=("canonical", "spiral")),
+        "payoff": Parameter(_default_payoff, choices=("chips", "sign")),
+        "observation": Parameter("words", choices=("words", "compact")),
+        "seat_bonus": Parameter(0, float, low=-100, high=100),
+    },
+    _check,
+)
