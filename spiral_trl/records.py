@@ -258,6 +258,51 @@ class EpisodeBatch:
             turn_index=np.array(turn_index, dtype=np.int64),
         )
 
+    @classmethod
+    def concatenate(cls, batches: Sequence[EpisodeBatch]) -> EpisodeBatch:
+        """The games of several batches, one batch after the other. A game may occur in one of them only."""
+        batches = [batch for batch in batches if len(batch)]
+        if len(batches) == 1:
+            return batches[0]
+        if not batches:
+            return cls.from_episodes([])
+        num_players = max(batch.outcomes.returns.shape[1] for batch in batches)
+        sizes = {
+            "episode": [len(batch) for batch in batches],
+            "sample": [len(batch.samples) for batch in batches],
+            "game": [len(batch.outcomes.games) for batch in batches],
+            "seating": [len(batch.players) for batch in batches],
+        }
+        before = {name: np.concatenate([[0], np.cumsum(counts)[:-1]]) for name, counts in sizes.items()}
+
+        def joined(columns: Iterable[np.ndarray], offset: np.ndarray | None = None) -> np.ndarray:
+            parts = list(columns)
+            return np.concatenate(parts if offset is None else [p + o for p, o in zip(parts, offset, strict=True)])
+
+        returns = [
+            np.pad(b.outcomes.returns, ((0, 0), (0, num_players - b.outcomes.returns.shape[1])), constant_values=np.nan)
+            for b in batches
+        ]
+        games = tuple(game for batch in batches for game in batch.outcomes.games)
+        if len(set(games)) < len(games):
+            raise ValueError("Batches of the same game cannot be concatenated: play it with all seeds at once.")
+        return cls(
+            outcomes=Outcomes(
+                games=games,
+                roles=tuple(roles for batch in batches for roles in batch.outcomes.roles),
+                game=joined((b.outcomes.game for b in batches), before["game"]),
+                returns=joined(returns),
+                endings=joined(b.outcomes.endings for b in batches),
+            ),
+            seeds=joined(b.seeds for b in batches),
+            players=tuple(seats for batch in batches for seats in batch.players),
+            seating=joined((b.seating for b in batches), before["seating"]),
+            samples=[sample for batch in batches for sample in batch.samples],
+            turn_sample=joined((b.turn_sample for b in batches), before["sample"]),
+            turn_episode=joined((b.turn_episode for b in batches), before["episode"]),
+            turn_player=joined(b.turn_player for b in batches),
+            turn_index=joined(b.turn_index for b in batches),
+        )
 
 def episodes_to_dataset(episodes: Iterable[Episode]) -> Dataset:
     """One row for each game, without loss: [`dataset_to_episodes`] gives equal episodes back.

@@ -143,7 +143,9 @@ def _introduction(player: int, values: Mapping[str, Any]) -> str:
         payoff = f"Your payoff is the number of chips you win{total}, or minus the number you lose."
         if bonus:
             giver, taker = (1, 0) if bonus > 0 else (0, 1)
-            payoff += f" At the end player {giver} also pays {abs(bonus):g} to player {taker}, whatever was played."
+            payoff += (
+                f" At the end player {giver} also pays {_chips(abs(bonus))} to player {taker}, whatever was played."
+            )
     elif rounds == 1:
         payoff = "Your payoff is +1 if you win the pot and -1 if you do not."
     else:
@@ -151,14 +153,14 @@ def _introduction(player: int, values: Mapping[str, Any]) -> str:
     return (
         f"You are {ROLES[player]} in {game} of Kuhn poker, a zero-sum game of two players.\n"
         "Rules: The deck is J, Q, K; J is the lowest card and K the highest. Each player antes 1 chip and is dealt "
-        f"one private card. {opens}. While nobody has bet, a player may check or bet 1 chip; if both check, there is a "
-        "showdown. Facing a bet, a player may fold and lose the pot, or call with 1 chip, and there is a showdown. "
+        f"one private card. {opens}. While nobody has bet, a player may check or bet 1 chip; if both check, there is "
+        "a showdown. Facing a bet, a player may fold and lose the pot, or call with 1 chip, and there is a showdown. "
         f"The higher card wins the pot at a showdown; folded cards are never shown.\n{payoff}\n"
     )
 
 
-def _chips(number: int) -> str:
-    return f"{number} chip" if number == 1 else f"{number} chips"
+def _chips(number: float) -> str:
+    return f"{number:g} chip" if number == 1 else f"{number:g} chips"
 
 
 def _told(opener: int, history: Sequence[str]) -> str:

@@ -100,9 +100,7 @@ def _find(content: str, legal: tuple[str, ...]) -> str | None:
         key = _fold(content)
         if key in folded:
             return folded[key]
-        if content.startswith("[") and content.endswith("]"):
-            content = content[1:-1]
-        elif content.startswith("{") and content.endswith("}"):
+        if (content[:1], content[-1:]) in (("[", "]"), ("{", "}")):
             content = content[1:-1]
         elif content.endswith("}") and (command := _LATEX_TEXT.match(content)):
             content = content[command.end() : -1]

@@ -1,0 +1,235 @@
+"""Configuration of [`~spiral_trl.SelfPlayTrainer`]: TRL's, with the paper's defaults and the fields self-play adds."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
+
+from trl import GRPOConfig
+
+from ..advantages import make_advantage
+from ..rollout import IllegalMoves
+
+
+LOSS_TYPES = ("dr_grpo", "dapo", "cispo")
+
+# TRL options that have no meaning in self-play, or would be ignored: refused where they are set. A test holds every
+# option of GRPOConfig to be either here or working.
+REFUSED = {
+    "num_generations": "turns are not generated in groups; set games_per_generation",
+    "num_generations_eval": "turns are not generated in groups; set eval_games",
+    "generation_batch_size": "a generation is counted in games; set games_per_generation",
+    "num_train_epochs": "self-play has no dataset and so no epochs; set max_steps",
+    "shuffle_dataset": "self-play has no dataset",
+    "multi_objective_aggregation": "rewards of reward_funcs are added to the advantage, never normalised",
+    "cache_implementation": "generation manages its own key-value cache",
+    "sapo_temperature_neg": f"loss_type is one of {', '.join(LOSS_TYPES)}",
+    "sapo_temperature_pos": f"loss_type is one of {', '.join(LOSS_TYPES)}",
+    "vespo_k_pos": f"loss_type is one of {', '.join(LOSS_TYPES)}",
+    "vespo_lambda_pos": f"loss_type is one of {', '.join(LOSS_TYPES)}",
+    "vespo_k_neg": f"loss_type is one of {', '.join(LOSS_TYPES)}",
+    "vespo_lambda_neg": f"loss_type is one of {', '.join(LOSS_TYPES)}",
+    "max_tool_calling_iterations": "games are no tools",
+    "log_multimodal": "games are text",
+    "ds3_gather_for_generation": "generation gathers the weights once; set use_vllm to generate elsewhere",
+}
+
+
+@dataclass
+class SelfPlayConfig(GRPOConfig):
+    r"""
+    Configuration class for the [`SelfPlayTrainer`].
+
+    It inherits every parameter of [`~trl.GRPOConfig`]; what has no meaning in self-play is refused by name. Defaults
+    are those of the [SPIRAL paper](https://huggingface.co/papers/2506.24119), table 6: learning rate 1e-6 held
+    constant, AdamW betas (0.9, 0.95), no weight decay, two updates for each generation, clipping at 0.2, temperature 1,
+    no KL term, Dr. GRPO normalisation.
+
+    The magnet is TRL's own reference term, opt-in: `beta` weighs the reverse KL to a reference model, and
+    `sync_ref_model=True` refreshes the reference every `ref_model_sync_steps` steps. It pulls play towards where it
+    recently was, which in two-player zero-sum games turns cycling into approach to an equilibrium. It is inspired by
+    regularised Nash dynamics and magnetic mirror descent and is neither: the opponent's reward is not transformed, and
+    there is no proximal term. It covers every token of the reply, one by one: a token gets no credit for the KL of
+    later tokens.
+
+    Using [`~transformers.HfArgumentParser`] we can turn this class into
+    [argparse](https://docs.python.org/3/library/argparse#module-argparse) arguments that can be specified on the
+    command line.
+
+    Parameters:
+        > Parameters that control the games
+
+        games_per_generation (`int`, *optional*, defaults to `128`):
+            Games played with one version of the policy, by all processes together. Each gives one training row per
+            turn of each role.
+        max_turns (`int`, *optional*, defaults to `50`):
+            Turns after which a game is truncated, with returns of 0.
+        illegal_moves (`str`, *optional*, defaults to `"forfeit"`):
+            What an illegal or ambiguous reply does: `"forfeit"` (the game's worst return), `"spiral"` (-1.5 and +0.5,
+            as in the SPIRAL release), `"retry(k)"` or `"random_legal"`. See [`~spiral_trl.rollout.IllegalMoves`].
+        generation_rows (`int`, *optional*, defaults to `512`):
+            Most rows in one forward pass of generation.
+
+        > Parameters that control the advantage
+
+        advantage (`str`, *optional*, defaults to `"rae"`):
+            `"rae"` (role-conditioned advantage estimation), or for ablation `"none"` (raw returns), `"shared"` (one
+            baseline for both roles) or `"leave_one_out"` (mean of the batch's other games).
+        baseline_decay (`float`, *optional*, defaults to `0.95`):
+            Decay of the moving-average baselines.
+
+        > Parameters that control the evaluation
+
+        eval_games (`int`, *optional*, defaults to `128`):
+            Games of each evaluation, in self-play and against each opponent. Against an opponent every deal is played
+            twice with seats swapped, so the number must be even.
+        eval_opponents (`list[str]`, *optional*, defaults to `["random"]`):
+            Players to evaluate against.
+        exploitability_samples (`int`, *optional*):
+            Replies sampled for each information set to estimate the exploitability. By default it is exact where
+            replies are short, and otherwise estimated from 128 replies.
+        eval_on_start (`bool`, *optional*, defaults to `False`):
+            As in [`~transformers.TrainingArguments`].
+
+        > Parameters that control the output
+
+        overwrite_output_dir (`bool`, *optional*, defaults to `False`):
+            Whether an output folder that holds another run may be written over.
+    """
+
+    # Defaults of the paper
+    learning_rate: float = field(default=1e-6, metadata={"help": "The initial learning rate for AdamW."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "The scheduler type to use."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 for AdamW."})
+    max_steps: int = field(
+        default=800,
+        metadata={
+            "help": "Number of optimizer steps. The default is the paper's 400 generations with 2 updates each."
+        },
+    )
+    num_train_epochs: float | None = field(default=None, metadata={"help": "Not used; set max_steps."})
+    num_iterations: int = field(default=2, metadata={"help": "Number of updates with each generation."})
+    num_generations: int | None = field(default=None, metadata={"help": "Not used; set games_per_generation."})
+    max_completion_length: int | None = field(
+        default=8192, metadata={"help": "Maximum length of the generated reply in tokens."}
+    )
+    loss_type: str = field(
+        default="dr_grpo",
+        metadata={
+            "help": "Loss and its normalisation: 'dr_grpo' divides by turns times max_completion_length (the "
+            "paper's), 'dapo' by completion tokens, 'cispo' is the CISPO loss, normalised like 'dapo'."
+        },
+    )
+    scale_rewards: str = field(
+        default="none", metadata={"help": "Advantages are not scaled; any other value is refused."}
+    )
+    ref_model_mixup_alpha: float = field(
+        default=1.0,
+        metadata={"help": "Weight of the current policy when the reference is refreshed; 1 copies it."},
+    )
+
+    # Parameters that control the games
+    games_per_generation: int = field(
+        default=128,
+        metadata={"help": "Games played with one version of the policy, by all processes together."},
+    )
+    max_turns: int = field(default=50, metadata={"help": "Turns after which a game is truncated, with returns of 0."})
+    illegal_moves: str = field(
+        default="forfeit",
+        metadata={
+            "help": "What an illegal or ambiguous reply does: 'forfeit', 'spiral', 'retry(k)' or 'random_legal'."
+        },
+    )
+    generation_rows: int = field(default=512, metadata={"help": "Most rows in one forward pass of generation."})
+
+    # Parameters that control the advantage
+    advantage: str = field(
+        default="rae", metadata={"help": "Advantage estimator: 'rae', 'none', 'shared' or 'leave_one_out'."}
+    )
+    baseline_decay: float = field(default=0.95, metadata={"help": "Decay of the moving-average baselines."})
+
+    # Parameters that control the evaluation
+    eval_games: int = field(
+        default=128, metadata={"help": "Games of each evaluation, in self-play and against each opponent."}
+    )
+    eval_opponents: list[str] = field(
+        default_factory=lambda: ["random"], metadata={"help": "Players to evaluate against."}
+    )
+    exploitability_samples: int | None = field(
+        default=None,
+        metadata={"help": "Replies sampled for each information set to estimate the exploitability."},
+    )
+
+    # Parameters that control the output
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Whether an output folder that holds another run may be written over."}
+    )
+
+    def __post_init__(self):
+        self._refuse_meaningless()
+        for name in ("games_per_generation", "max_turns", "generation_rows", "eval_games", "max_steps"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}, but must be a whole number of at least 1.")
+        if self.eval_games % 2:
+            raise ValueError(f"eval_games is {self.eval_games}, but must be even: deals are played from both seats.")
+        if self.exploitability_samples is not None and self.exploitability_samples < 2:
+            raise ValueError(f"exploitability_samples is {self.exploitability_samples}, but must be at least 2.")
+        if not self.max_completion_length or self.max_completion_length < 1:
+            raise ValueError(f"max_completion_length is {self.max_completion_length}, but must be at least 1.")
+        IllegalMoves.parse(self.illegal_moves)
+        make_advantage(self.advantage, self.baseline_decay)
+        if self.loss_type not in LOSS_TYPES:
+            raise ValueError(
+                f"loss_type is {self.loss_type!r}, but self-play takes {', '.join(LOSS_TYPES)}: the other losses "
+                "average over rows, and the number of turns is not fixed."
+            )
+        if self.scale_rewards not in ("none", False):
+            raise ValueError(
+                f"scale_rewards is {self.scale_rewards!r}, but advantages are not scaled in self-play; leave it at "
+                "'none'."
+            )
+
+        # TRL wants the batch to hold whole groups; one group that is the whole batch satisfies it for any size.
+        steps = self.steps_per_generation or self.gradient_accumulation_steps
+        group = self.per_device_train_batch_size * steps
+        group = group if group > 1 else int(os.environ.get("WORLD_SIZE", 1))
+        if group < 2:
+            raise ValueError(
+                "per_device_train_batch_size x gradient_accumulation_steps x processes is 1, but TRL needs at least "
+                "2. Raise per_device_train_batch_size."
+            )
+        self.num_generations = group
+        self.num_generations_eval = 1
+        self.num_train_epochs = 3.0  # never read: max_steps is set
+        super().__post_init__()
+
+        if self.games_per_generation % self.world_size:
+            raise ValueError(
+                f"games_per_generation ({self.games_per_generation}) must be divisible by the number of processes "
+                f"({self.world_size})."
+            )
+        if self.steps_per_generation % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"steps_per_generation ({self.steps_per_generation}) must be divisible by "
+                f"gradient_accumulation_steps ({self.gradient_accumulation_steps}): a generation is spent in whole "
+                "optimizer steps."
+            )
+
+    def _refuse_meaningless(self) -> None:
+        for option in fields(self):
+            if option.name not in REFUSED:
+                continue
+            default = option.default if option.default is not MISSING else None
+            value = getattr(self, option.name)
+            if value != default:
+                raise ValueError(
+                    f"{option.name}={value!r} cannot be used in self-play: {REFUSED[option.name]}. Remove it."
+                )
+
+
+def closest(name: str, known: list[str]) -> str:
+    """`" Did you mean 'x'?"` for the nearest of `known`, or an empty string."""
+    match = get_close_matches(name, known, n=1)
+    return f" Did you mean {match[0]!r}?" if match else ""

@@ -1,0 +1,686 @@
+"""The self-play trainer: TRL's GRPOTrainer with games in place of prompts and rewards."""
+
+from __future__ import annotations
+
+import math
+import os
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
+from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback
+from trl import GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing, unwrap_model_for_generation
+
+from ..advantages import AdvantageEstimator, make_advantage
+from ..games.chance import derive_seeds
+from ..games.registry import canonical_name
+from ..players.language_model import LanguageModelPlayer, check_chat_template
+from ..prefix_sharing import distinct_rows
+from ..records import EpisodeBatch, Outcomes
+from ..rollout import play
+from .batch import LearnerTurns, learner_turns, outcome_metrics, training_rows, turn_metrics, turn_sums
+from .checkpoint import (
+    REFERENCE_NAME,
+    checkpoints,
+    last_whole_checkpoint,
+    load_buffer,
+    read_state,
+    rotate,
+    save_buffer,
+    write_state,
+)
+from .config import SelfPlayConfig
+from .evaluation import evaluate_player
+from .importance import importance_sampling_ratio
+
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
+
+
+def game_return(**kwargs) -> list[float]:
+    """Stands for the game where TRL wants a reward source; returns come from the games and this is never called."""
+    raise RuntimeError("game_return is a placeholder: rewards come from the games")
+
+
+class _Ticks(torch.utils.data.Dataset):
+    """One empty item per micro-step: what the games produce does not come from a dataset."""
+
+    def __init__(self, length: int):
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict:
+        return {}
+
+
+class _LogWhereSaved(TrainerCallback):
+    """Logs at every saved step: averages over logged intervals are not in a checkpoint, so an interval ends there."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_save:
+            control.should_log = True
+        return control
+
+
+class SelfPlayTrainer(GRPOTrainer):
+    """
+    Trainer for self-play in multi-turn zero-sum games, from the paper [SPIRAL: Self-Play on Zero-Sum Games
+    Incentivizes Reasoning via Multi-Agent Multi-Turn Reinforcement
+    Learning](https://huggingface.co/papers/2506.24119).
+
+    One policy, conditioned on game and role by its prompt, plays every seat. Each turn of each seat is one training
+    row; its advantage is the seat's return less a baseline of its role (role-conditioned advantage estimation).
+
+    Example:
+
+    ```python
+    from spiral_trl import SelfPlayConfig, SelfPlayTrainer
+
+    trainer = SelfPlayTrainer(
+        model="Qwen/Qwen3-4B-Base",
+        games=["kuhn_poker"],
+        args=SelfPlayConfig(output_dir="spiral-qwen3-4b"),
+    )
+    trainer.train()
+    ```
+
+    What it overrides of [`~trl.GRPOTrainer`], and why:
+
+    - `__init__`: no dataset and no reward function; Dr. GRPO is computed as a sum over tokens with the normaliser
+      turns x `max_completion_length`, so that padding rows change nothing; the reference model starts from the weights
+      of a model that is passed as an instance.
+    - `get_train_dataloader`: one empty item per micro-step.
+    - `_generate_and_score_completions`: plays the games and builds the batch.
+    - `_get_per_token_logps_and_entropies`: computes equal rows once.
+    - `evaluate`: plays games; it never changes training state.
+    - `train`, `_save_checkpoint`, `_load_optimizer_and_scheduler`: baselines, counters, a refreshed reference and an
+      unspent generation are saved with the checkpoint, which is marked as whole last.
+    - `training_step`: times.
+    - `create_model_card`: the card of the run's `metrics.json` where there is one.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`]):
+            Model to train, as in [`~trl.GRPOTrainer`].
+        games (`str` or `list[str]`):
+            Games to play, such as `"kuhn_poker(rounds=5)"`. Games of a generation are dealt to them in turn.
+        args ([`SelfPlayConfig`], *optional*):
+            Configuration.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Tokenizer with a chat template. Loaded from the model's folder or id by default.
+        reward_funcs (`Callable` or `list`, *optional*):
+            Shaping rewards of single turns, in TRL's form. They are called with `prompts`, `completions`,
+            `completion_ids`, and of each turn `game`, `role`, `action`, `error`, `seat_return`. Their weighted sum is
+            added to the turn's advantage, and each is logged. None by default: the paper's reward is the game's.
+        advantage ([`~spiral_trl.advantages.AdvantageEstimator`], *optional*):
+            What turns outcomes into advantages. By default that of `args.advantage`.
+        callbacks, optimizers, quantization_config, peft_config:
+            As in [`~trl.GRPOTrainer`].
+        train_dataset, eval_dataset:
+            Refused: self-play takes no dataset.
+    """
+
+    _tag_names = ["trl", "spiral-trl", "self-play"]
+    _name = "SPIRAL"
+    _paper = {
+        "title": "SPIRAL: Self-Play on Zero-Sum Games Incentivizes Reasoning via Multi-Agent Multi-Turn Reinforcement "
+        "Learning",
+        "id": "2506.24119",
+        # docstyle-ignore
+        "citation": textwrap.dedent("""\
+            @misc{spiral2025,
+                title         = {{SPIRAL: Self-Play on Zero-Sum Games Incentivizes Reasoning via Multi-Agent Multi-Turn Reinforcement Learning}},
+                year          = 2025,
+                eprint        = {2506.24119},
+                archivePrefix = {arXiv},
+            }"""),
+    }
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        games: str | Sequence[str],
+        args: SelfPlayConfig | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        reward_funcs: Callable | list[Callable] | None = None,
+        advantage: AdvantageEstimator | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple = (None, None),
+        quantization_config: BitsAndBytesConfig | None = None,
+        peft_config: PeftConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+    ):
+        # Everything that can be wrong without the model is checked before it is loaded
+        if train_dataset is not None or eval_dataset is not None:
+            raise ValueError("Self-play takes no dataset: the games make the data. Set games and max_steps.")
+        self.games = check_games(games)
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = SelfPlayConfig(f"{name.split('/')[-1]}-SPIRAL")
+        elif not isinstance(args, SelfPlayConfig):
+            raise TypeError(f"args must be a SelfPlayConfig, got {type(args).__name__}.")
+        self.advantage = advantage if advantage is not None else make_advantage(args.advantage, args.baseline_decay)
+        if isinstance(model, str):
+            check_model_folder(model)
+            if processing_class is None:
+                processing_class = AutoTokenizer.from_pretrained(
+                    model,
+                    revision=(args.model_init_kwargs or {}).get("revision"),
+                    padding_side="left",
+                    truncation_side="left",
+                    trust_remote_code=args.trust_remote_code,
+                )
+        elif args.beta != 0.0 and not model.config._name_or_path and peft_config is None:
+            raise ValueError("beta > 0 needs a reference model, which TRL loads by name: save the model and pass its folder.")
+        if processing_class is not None:
+            check_chat_template(processing_class)
+        shaping = reward_funcs if isinstance(reward_funcs, list) else [] if reward_funcs is None else [reward_funcs]
+
+        placeholder = Dataset.from_dict({"prompt": ["self-play"]})
+        super().__init__(
+            model=model,
+            reward_funcs=list(shaping) or [game_return],
+            args=args,
+            train_dataset=placeholder,
+            eval_dataset=placeholder,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+        )
+        if self.is_fsdp_enabled and not self.use_vllm:
+            raise ValueError("FSDP shards the model that generates; set use_vllm=True, or use DDP or DeepSpeed ZeRO.")
+        if self.args.sync_ref_model and args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:
+            raise ValueError("sync_ref_model cannot be saved and restored under ZeRO-3; use ZeRO-2 or DDP.")
+        self._shaping = shaping
+        self._normalizer = args.loss_type
+        if args.loss_type == "dr_grpo":
+            # The same sum over tokens, divided by what `_generate_and_score_completions` says
+            self.loss_type = "dapo"
+        if self.ref_model is not None and not isinstance(model, str):
+            reference = self.accelerator.unwrap_model(self.ref_model)
+            reference.load_state_dict(self.accelerator.unwrap_model(self.model).state_dict())
+        self.add_callback(_LogWhereSaved())
+
+        # One rollout never holds more turns than this; TRL sizes its tables by prompts instead
+        for name, log in self._logs.items():
+            if name in ("prompt", "completion", "advantages"):
+                self._logs[name] = type(log)(maxlen=256)
+        self._played = {"games": 0, "turns": 0, "tokens": 0}
+        self.seconds = {"generation": 0.0, "training": 0.0, "evaluation": 0.0}
+        self.last_batch: EpisodeBatch | None = None
+        engine = None
+        if self.use_vllm or self.use_transformers_continuous_batching:
+            engine = self._generate_by_engine
+        self._generating_model: torch.nn.Module = self.accelerator.unwrap_model(self.model)
+        self.player = LanguageModelPlayer(
+            self._generating_model,
+            self._tokenizer,
+            max_new_tokens=self.max_completion_length,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            eos_token_ids=self.eos_token_ids,
+            generation_kwargs=args.generation_kwargs,
+            chat_template_kwargs=self.chat_template_kwargs,
+            max_rows=args.generation_rows,
+            unwrap=self._yield_generating_model,
+            engine=engine,
+        )
+
+    # ------------------------------------------------------------------------------------------------------ playing
+
+    @contextmanager
+    def _yield_generating_model(self):
+        yield self._generating_model
+
+    @contextmanager
+    def _generation(self):
+        """Unwraps the model once for all turns of a rollout (and gathers it under ZeRO-3)."""
+        if self.player.engine is not None:
+            yield
+            return
+        with (
+            torch.no_grad(),
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+        ):
+            self._generating_model = model
+            yield
+
+    def _generate_by_engine(self, prompts: list[list[int]]) -> tuple[list[list[int]], list[list[float]] | None]:
+        """Generation by TRL's engines. They slice by equal counts, so every process asks for equally many."""
+        most = max(gather_object([len(prompts)]))
+        asked = prompts + [prompts[0]] * (most - len(prompts))
+        completion_ids, logprobs = self._generate_single_turn(asked, None, {}, 1)[:2]
+        return completion_ids[: len(prompts)], None if logprobs is None else logprobs[: len(prompts)]
+
+    def _play_generation(self, generation: int) -> tuple[EpisodeBatch, np.ndarray]:
+        """This process's games of a generation, and the index of each among all processes' games."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        mine = np.arange(rank, self.args.games_per_generation, world)
+        seeds = derive_seeds(self.args.seed, generation, mine)
+        synchronize = None
+        if self.player.engine is not None and world > 1:
+
+            def synchronize(pending: int) -> int:
+                return max(gather_object([pending]))
+
+        batches, order = [], []
+        with self._generation():
+            for g, game in enumerate(self.games):
+                here = mine % len(self.games) == g
+                if here.any() or synchronize is not None:
+                    batches.append(
+                        play(
+                            game,
+                            [self.player] * self._num_players(game),
+                            seeds[here],
+                            illegal=self.args.illegal_moves,
+                            max_turns=self.args.max_turns,
+                            synchronize=synchronize,
+                        )
+                    )
+                    order.append(mine[here])
+        return EpisodeBatch.concatenate(batches), np.concatenate(order)
+
+    @staticmethod
+    def _num_players(game: str) -> int:
+        from ..games.registry import make_game
+
+        return make_game(game).num_players
+
+    def _gather_outcomes(self, batch: EpisodeBatch, order: np.ndarray) -> tuple[Outcomes, np.ndarray]:
+        """All processes' outcomes in game order, and where this process's games stand in them."""
+        outcomes = batch.outcomes
+        if self.accelerator.num_processes > 1:
+            parts = gather_object([(order, outcomes.games, outcomes.roles, outcomes.game, outcomes.returns, outcomes.endings)])
+            names = {name: roles for part in parts for name, roles in zip(part[1], part[2], strict=True)}
+            index = {name: i for i, name in enumerate(sorted(names, key=self.games.index))}
+            all_order = np.concatenate([part[0] for part in parts])
+            width = max(part[4].shape[1] for part in parts)
+            returns = [np.pad(p[4], ((0, 0), (0, width - p[4].shape[1])), constant_values=np.nan) for p in parts]
+            outcomes = Outcomes(
+                games=tuple(index),
+                roles=tuple(names[name] for name in index),
+                game=np.concatenate([np.array([index[name] for name in p[1]], dtype=np.int64)[p[3]] for p in parts]),
+                returns=np.concatenate(returns),
+                endings=np.concatenate([part[5] for part in parts]),
+            )
+        else:
+            all_order = order
+        sort = np.argsort(all_order)
+        outcomes = Outcomes(
+            outcomes.games, outcomes.roles, outcomes.game[sort], outcomes.returns[sort], outcomes.endings[sort]
+        )
+        return outcomes, np.searchsorted(all_order[sort], order)
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
+        started = time.perf_counter()
+        args, device = self.args, self.accelerator.device
+        self.player.policy_version = self.state.global_step
+        batch, order = self._play_generation(self._step // (args.steps_per_generation * self.num_iterations))
+        self.last_batch = batch
+        turns = learner_turns(batch)
+        outcomes, position = self._gather_outcomes(batch, order)
+        advantages = self.advantage(outcomes)[position][turns.episode, turns.player]  # (T,)
+
+        # Equal numbers of rows on every process, and whole micro-batches: TRL's split drops a remainder
+        steps = args.steps_per_generation
+        local = torch.tensor([len(turns), int(turns.length[turns.sample].sum())], device=device)
+        counts = self.accelerator.gather(local[None])  # (processes, 2)
+        num_rows = math.ceil(max(1, int(counts[:, 0].max())) / steps) * steps
+        num_turns, num_tokens = counts.sum(0).tolist()
+
+        if self._shaping:
+            advantages = advantages + self._shaping_rewards(batch, turns, num_rows)
+        rows = training_rows(
+            batch,
+            turns,
+            advantages,
+            num_rows,
+            pad_token_id=self._tokenizer.pad_token_id,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+            mask_truncated=self.mask_truncated_completions,
+            device=device,
+        )
+        trained_tokens = self.accelerator.gather(rows["completion_mask"].sum()).sum()
+        per_turn = self._normalizer == "dr_grpo"
+        rows["num_items_in_batch"] = (
+            torch.tensor(float(num_turns * self.max_completion_length), device=device) if per_turn else trained_tokens
+        )
+        self._score(rows)
+        seconds = time.perf_counter() - started
+        self.seconds["generation"] += seconds
+        self._record(batch, turns, outcomes, advantages, num_turns, num_tokens, seconds)
+        return rows
+
+    def _score(self, rows: dict[str, torch.Tensor]) -> None:
+        """Adds what the loss needs of earlier policies: `old_per_token_logps`, `ref_per_token_logps` (N, C), and vLLM's
+        `importance_sampling_ratio`."""
+        args = self.args
+        correct = self.use_vllm and self.vllm_importance_sampling_correction
+        sampling = rows.pop("sampling_per_token_logps", None)
+        if correct and sampling is None:
+            raise ValueError("vLLM answered no log-probabilities; set vllm_importance_sampling_correction=False.")
+        ids = torch.cat([rows["prompt_ids"], rows["completion_ids"]], dim=1)
+        mask = torch.cat([rows["prompt_mask"], rows["completion_mask"]], dim=1)
+        length = rows["completion_ids"].size(1)
+
+        def logps(model: torch.nn.Module) -> torch.Tensor:
+            return self._get_per_token_logps_and_entropies(
+                model, ids, mask, length, batch_size=args.per_device_train_batch_size
+            )[0]
+
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, args.gradient_checkpointing_kwargs):
+            # Where a generation is spent within one optimizer step, the old policy is the current one
+            if args.gradient_accumulation_steps % (args.steps_per_generation * self.num_iterations) or correct:
+                rows["old_per_token_logps"] = logps(self.model)
+            if self.beta != 0.0:
+                if self.ref_model is not None:
+                    rows["ref_per_token_logps"] = logps(self.ref_model)
+                else:
+                    from trl.trainer.utils import use_adapter
+
+                    peft_model = self.accelerator.unwrap_model(self.model)
+                    with use_adapter(peft_model, adapter_name="ref" if "ref" in peft_model.peft_config else None):
+                        rows["ref_per_token_logps"] = logps(self.model)
+        if self.use_vllm and sampling is not None:
+            rows["sampling_per_token_logps"] = sampling
+        if correct:
+            rows["importance_sampling_ratio"] = importance_sampling_ratio(
+                rows["old_per_token_logps"],
+                sampling,
+                rows["completion_mask"],
+                mode=self.vllm_importance_sampling_mode,
+                low=self.vllm_importance_sampling_clip_min,
+                high=self.vllm_importance_sampling_clip_max,
+            )
+
+    def _shaping_rewards(self, batch: EpisodeBatch, turns: LearnerTurns, num_rows: int) -> np.ndarray:
+        """`[T]` weighted sum of the reward functions, for the learner's turns. Logged by function."""
+        steps = [batch.samples[sample] for sample in turns.sample]
+        index = list(range(len(steps))) + [0] * (num_rows - len(steps))  # TRL gathers equal counts
+        inputs = [
+            {
+                "prompt": list(steps[i].turn.messages),
+                "game": steps[i].turn.game,
+                "role": steps[i].turn.role,
+                "action": steps[i].reply.action,
+                "error": steps[i].reply.error,
+                "seat_return": float(batch.outcomes.returns[turns.episode[i], turns.player[i]]),
+            }
+            for i in index
+        ]
+        completions = [[{"role": "assistant", "content": steps[i].reply.text}] for i in index]
+        ids = [list(steps[i].reply.completion_ids or ()) for i in index]
+        gathered = self._calculate_rewards(inputs, [row["prompt"] for row in inputs], completions, ids)
+        own = gathered[self.accelerator.process_index * num_rows :][: len(steps)]
+        for i, name in enumerate(self.reward_func_names):
+            self._metrics["train"][f"rewards/{name}/mean"].append(torch.nanmean(gathered[:, i]).item())
+        weighted = (own * self.reward_weights.to(own.device)).nansum(dim=1)
+        return weighted.double().cpu().numpy()
+
+    def _record(
+        self,
+        batch: EpisodeBatch,
+        turns: LearnerTurns,
+        outcomes: Outcomes,
+        advantages: np.ndarray,
+        num_turns: int,
+        num_tokens: int,
+        seconds: float,
+    ) -> None:
+        """Metrics of a generation, over all processes, and the rows of the completions table."""
+        sums = turn_sums(batch, turns, advantages)
+        lengths = turns.length[turns.sample]
+        extremes = [lengths.min() if len(lengths) else np.inf, lengths.max() if len(lengths) else 0]
+        if self.accelerator.num_processes > 1:
+            parts = gather_object([(sums, extremes)])
+            sums = {key: sum(part[0].get(key, 0.0) for part in parts) for part in parts for key in part[0]}
+            extremes = [min(part[1][0] for part in parts), max(part[1][1] for part in parts)]
+        self._played["games"] += len(outcomes)
+        self._played["turns"] += num_turns
+        self._played["tokens"] += num_tokens
+        self.state.num_input_tokens_seen = self._played["tokens"]
+        truncated = sum(value for key, value in sums.items() if key.endswith("|truncated"))
+        metrics = self._metrics["train"]
+        for name, value in {
+            **outcome_metrics(outcomes, self.advantage.baselines),
+            **turn_metrics(sums),
+            "reward": float(np.nanmean(outcomes.returns)),
+            "reward_std": float(np.nanstd(outcomes.returns)),
+            "completions/mean_length": num_tokens / max(1, num_turns),
+            "completions/min_length": float(extremes[0]),
+            "completions/max_length": float(extremes[1]),
+            "completions/clipped_ratio": truncated / max(1, num_turns),
+            "self_play/tokens_per_second": num_tokens / seconds,
+        }.items():
+            metrics[name].append(value)
+        for name, count in self._played.items():
+            metrics[f"self_play/{name}"] = [count]
+        metrics["num_tokens"] = [self.state.num_input_tokens_seen]
+        if self.log_completions:
+            self._record_completions(batch, turns, advantages)
+
+    def _record_completions(self, batch: EpisodeBatch, turns: LearnerTurns, advantages: np.ndarray) -> None:
+        shown = range(min(len(turns), 256 // self.accelerator.num_processes))
+        steps = [batch.samples[turns.sample[i]] for i in shown]
+        self._logs["prompt"].extend(gather_object([list(step.turn.messages) for step in steps]))
+        self._logs["completion"].extend(
+            gather_object([[{"role": "assistant", "content": step.reply.text}] for step in steps])
+        )
+        self._logs["advantages"].extend(gather_object([float(advantages[i]) for i in shown]))
+        extra = {
+            "game": [step.turn.game for step in steps],
+            "role": [step.turn.role for step in steps],
+            "action": [step.reply.action for step in steps],
+            "error": [step.reply.error for step in steps],
+            "return": [float(batch.outcomes.returns[turns.episode[i], turns.player[i]]) for i in shown],
+        }
+        for name, values in extra.items():
+            log = self._logs["extra"].setdefault(name, type(self._logs["prompt"])(maxlen=256))
+            log.extend(gather_object(values))
+
+    # ----------------------------------------------------------------------------------------------------- training
+
+    def get_train_dataloader(self) -> DataLoader:
+        ticks = _Ticks(self.args.max_steps * self.args.gradient_accumulation_steps)
+        return DataLoader(ticks, batch_size=1, collate_fn=lambda items: items)
+
+    def training_step(self, model, inputs, num_items_in_batch):
+        started, generating = time.perf_counter(), self.seconds["generation"]
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        generated = self.seconds["generation"] - generating
+        self.seconds["training"] += time.perf_counter() - started - generated
+        return loss
+
+    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, *args, **kwargs):
+        """As TRL's; equal rows are computed once and the results gathered back to every row, with their gradients."""
+        distinct = distinct_rows(input_ids, attention_mask)
+        if distinct is None:
+            return super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, *args, **kwargs)
+        first, inverse = distinct
+        logps, entropies, *rest = super()._get_per_token_logps_and_entropies(
+            model, input_ids[first], attention_mask[first], *args, **kwargs
+        )
+        return logps[inverse], None if entropies is None else entropies[inverse], *rest
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """As [`~transformers.Trainer.train`]. `resume_from_checkpoint=True` takes the newest checkpoint that was
+        written to its end.
+
+        Raises:
+            `ValueError`: If the output folder holds another run, or there is nothing whole to resume from.
+        """
+        resume = check_output_dir(self.args, resume_from_checkpoint)
+        return super().train(resume_from_checkpoint=resume, **kwargs)
+
+    def _save_checkpoint(self, model, trial):
+        # Rotation waits until the checkpoint is whole
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        run_dir = self._get_output_dir(trial=trial)
+        folder = os.path.join(run_dir, f"checkpoint-{self.state.global_step}")
+        unspent = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+        if unspent and self._buffered_inputs is not None:
+            save_buffer(folder, self.accelerator.process_index, self._buffered_inputs)
+        if self.args.sync_ref_model and self.ref_model is not None and self.args.should_save:
+            reference = self.accelerator.unwrap_model(self.ref_model)
+            save_file({name: p.detach().cpu().clone() for name, p in reference.named_parameters()}, os.path.join(folder, REFERENCE_NAME))
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            state = {
+                "micro_step": self._step,
+                "unspent_generation": unspent,
+                "advantage": self.advantage.state_dict(),
+                "played": self._played,
+                "seconds": self.seconds,
+                "games": list(self.games),
+                "processes": self.accelerator.num_processes,
+                "model_only": self.args.save_only_model,
+            }
+            write_state(folder, state)
+            rotate(run_dir, limit, self.state.best_model_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        state = read_state(checkpoint)
+        self.advantage.load_state_dict(state["advantage"])
+        self._step = state["micro_step"]
+        self._played = dict(state["played"])
+        self.seconds = dict(state["seconds"])
+        if state["unspent_generation"]:
+            if state["processes"] != self.accelerator.num_processes:
+                raise ValueError(
+                    f"{checkpoint} was saved inside a generation by {state['processes']} processes; resume it with as "
+                    f"many, not {self.accelerator.num_processes}."
+                )
+            self._buffered_inputs = load_buffer(checkpoint, self.accelerator.process_index, self.accelerator.device)
+        path = os.path.join(checkpoint, REFERENCE_NAME)
+        if self.args.sync_ref_model and self.ref_model is not None:
+            reference = self.accelerator.unwrap_model(self.ref_model)
+            reference.load_state_dict(load_file(path), strict=False)
+
+    # --------------------------------------------------------------------------------------------------- evaluation
+
+    @torch.no_grad()
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Plays games with the current policy and measures them; training state stays as it is.
+
+        Metrics: `eval_exploitability` (mean over games that have one), `eval_illegal_rate`, and by game and opponent
+        returns and win rates. They are computed alike on every process, and those of the first are used.
+
+        Returns:
+            `dict[str, float]`
+        """
+        if eval_dataset is not None:
+            raise ValueError("Self-play takes no dataset: evaluate() plays games.")
+        started = time.perf_counter()
+        was_training, version = self.model.training, self.player.policy_version
+        self.model.eval()
+        self.player.policy_version = self.state.global_step
+        with self._generation():
+            metrics = evaluate_player(
+                self.player,
+                self.games,
+                games=self.args.eval_games,
+                opponents=self.args.eval_opponents,
+                samples=self.args.exploitability_samples,
+                illegal=self.args.illegal_moves,
+                seed=self.args.seed,
+            )
+        holder = [{f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}]
+        broadcast_object_list(holder)
+        metrics = holder[0]
+        seconds = time.perf_counter() - started
+        metrics[f"{metric_key_prefix}_runtime"] = seconds
+        self.seconds["evaluation"] += seconds
+        self.log(dict(metrics))
+        self.player.policy_version = version
+        self.model.train(was_training)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def create_model_card(self, model_name=None, dataset_name=None, tags=None):
+        from ..hub.card import write_model_card_of_run
+
+        folder = Path(self.args.output_dir)
+        if self.is_world_process_zero() and (folder / "metrics.json").is_file():
+            write_model_card_of_run(folder)
+            return
+        super().create_model_card(model_name, dataset_name, tags)
+
+
+def check_games(games: str | Sequence[str]) -> list[str]:
+    """Canonical names of `games`.
+
+    Raises:
+        `ValueError`: If there is none, or one is unknown or named twice.
+    """
+    names = [canonical_name(game) for game in ([games] if isinstance(games, str) else games)]
+    if not names:
+        raise ValueError("games is empty; name at least one, such as kuhn_poker.")
+    if len(set(names)) < len(names):
+        raise ValueError(f"A game is named twice in games: {', '.join(names)}.")
+    return names
+
+
+def check_model_folder(model: str) -> None:
+    """Refuses a path that does not exist, before anything looks for it on the Hub."""
+    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1 or os.sep in model.rstrip("/").split("/", 1)[-1]
+    if looks_like_path and not os.path.isdir(model):
+        raise ValueError(f"The model folder {model} does not exist.")
+
+
+def check_output_dir(args: SelfPlayConfig, resume_from_checkpoint: str | bool | None) -> str | None:
+    """The checkpoint to resume from, if any, once the output folder is known to be free or to be resumed.
+
+    Raises:
+        `ValueError`: If the folder holds another run, or there is nothing whole to resume from.
+    """
+    if resume_from_checkpoint:
+        if resume_from_checkpoint is True:
+            last = last_whole_checkpoint(args.output_dir)
+            if last is None:
+                raise ValueError(f"There is no whole checkpoint to resume from in {args.output_dir}.")
+            resume_from_checkpoint = str(last)
+        if read_state(resume_from_checkpoint)["model_only"]:
+            raise ValueError(
+                f"{resume_from_checkpoint} was saved with save_only_model=True and holds no optimizer state, so it "
+                "cannot be resumed. Pass it as the model of a new run."
+            )
+        return str(resume_from_checkpoint)
+    folder = Path(args.output_dir)
+    if not args.overwrite_output_dir and (checkpoints(folder) or (folder / "metrics.json").exists()):
+        raise ValueError(
+            f"{args.output_dir} holds another run. Resume it with resume_from_checkpoint, choose another output_dir, or "
+            "set overwrite_output_dir=True."
+        )
+    return None
