@@ -12,7 +12,7 @@ os.environ.update(
     OMP_NUM_THREADS="1",
 )
 
-import pytest  # noqa: E402
+import pytest
 
 
 @pytest.fixture(autouse=True, scope="session")

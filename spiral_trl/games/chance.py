@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 # Streams keep draws of different purpose apart: the deal never depends on how many tokens a reply had.
@@ -32,7 +33,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
         return x ^ (x >> np.uint64(31))
 
 
-def hash_bits(*parts) -> np.ndarray:
+def hash_bits(*parts: ArrayLike) -> np.ndarray:
     """64 pseudo-random bits for each combination of `parts`: integers or integer arrays that broadcast together."""
     state = np.zeros((), dtype=np.uint64)
     with np.errstate(over="ignore"):
@@ -41,12 +42,12 @@ def hash_bits(*parts) -> np.ndarray:
     return state
 
 
-def uniforms(*parts) -> np.ndarray:
+def uniforms(*parts: ArrayLike) -> np.ndarray:
     """Uniform float64 numbers in [0, 1) for each combination of `parts`; see [`hash_bits`]."""
     return (hash_bits(*parts) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def derive_seeds(*parts) -> np.ndarray:
+def derive_seeds(*parts: ArrayLike) -> np.ndarray:
     """Non-negative int64 seeds for each combination of `parts`, such as (run seed, step, game index)."""
     return (hash_bits(SEED, *parts) >> np.uint64(1)).astype(np.int64)
 

@@ -175,5 +175,3 @@ def outcome_metrics(outcomes: Outcomes, baselines: dict[tuple[str, str], float])
     for (name, role), baseline in baselines.items():
         metrics[f"self_play/{name}/{role}/baseline"] = baseline
     return metrics
-
-

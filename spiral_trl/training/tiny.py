@@ -36,7 +36,7 @@ from ..records import Turn
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|unk|>")
@@ -94,8 +94,8 @@ def build_tiny_model(
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
         dtype="float32",
-        attn_implementation="sdpa",
     )
+    config._attn_implementation = "sdpa"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(config)
@@ -193,7 +193,7 @@ def warm_start(
     game: str,
     output_dir: str | Path,
     seed: int,
-    tokenizer: PreTrainedTokenizerFast | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     steps: int = 150,
     learning_rate: float = 1e-2,
     reasoning: bool = False,
@@ -210,7 +210,7 @@ def warm_start(
         game (`str`): Name of the game.
         output_dir (`str` or `Path`): Where the trained model and its tokenizer are saved.
         seed (`int`): Seed of the data and its order.
-        tokenizer ([`~transformers.PreTrainedTokenizerFast`], *optional*): Needed where `model` is an object.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): Needed where `model` is an object.
         steps (`int`, *optional*, defaults to `150`): Optimiser steps, of 48 rows each over all processes.
         learning_rate (`float`, *optional*, defaults to `1e-2`): Learning rate at the start; decays linearly to 0.
         reasoning (`bool`, *optional*, defaults to `False`): Whether replies have words before the answer.
@@ -226,7 +226,8 @@ def warm_start(
     from trl import SFTConfig, SFTTrainer
 
     if isinstance(model, str | Path):
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(model)
         with _no_progress_bars():
             model = AutoModelForCausalLM.from_pretrained(model)
     elif tokenizer is None:
@@ -283,7 +284,7 @@ def _no_progress_bars() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _check_words(dataset: Dataset, tokenizer: PreTrainedTokenizerFast, game: str) -> None:
+def _check_words(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, game: str) -> None:
     texts = {message["content"] for column in ("prompt", "completion") for row in dataset[column] for message in row}
     words = sorted({word for text in texts for word in text.split()} - set(tokenizer.get_vocab()))
     if words:

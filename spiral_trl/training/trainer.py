@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import textwrap
@@ -185,7 +186,9 @@ class SelfPlayTrainer(GRPOTrainer):
                     trust_remote_code=args.trust_remote_code,
                 )
         elif args.beta != 0.0 and not model.config._name_or_path and peft_config is None:
-            raise ValueError("beta > 0 needs a reference model, which TRL loads by name: save the model and pass its folder.")
+            raise ValueError(
+                "beta > 0 needs a reference model, which TRL loads by name: save the model and pass its folder."
+            )
         if processing_class is not None:
             check_chat_template(processing_class)
         shaping = reward_funcs if isinstance(reward_funcs, list) else [] if reward_funcs is None else [reward_funcs]
@@ -221,7 +224,7 @@ class SelfPlayTrainer(GRPOTrainer):
         for name, log in self._logs.items():
             if name in ("prompt", "completion", "advantages"):
                 self._logs[name] = type(log)(maxlen=256)
-        self._played = {"games": 0, "turns": 0, "tokens": 0}
+        self.played = {"games": 0, "turns": 0, "tokens": 0}
         self.seconds = {"generation": 0.0, "training": 0.0, "evaluation": 0.0}
         self.last_batch: EpisodeBatch | None = None
         engine = None
@@ -252,7 +255,7 @@ class SelfPlayTrainer(GRPOTrainer):
         yield self._generating_model
 
     @contextmanager
-    def _generation(self):
+    def generation(self):
         """Unwraps the model once for all turns of a rollout (and gathers it under ZeRO-3)."""
         if self.player.engine is not None:
             yield
@@ -288,7 +291,7 @@ class SelfPlayTrainer(GRPOTrainer):
                 return max(gather_object([pending]))
 
         batches, order = [], []
-        with self._generation():
+        with self.generation():
             for g, game in enumerate(self.games):
                 here = mine % len(self.games) == g
                 if here.any() or synchronize is not None:
@@ -315,7 +318,9 @@ class SelfPlayTrainer(GRPOTrainer):
         """All processes' outcomes in game order, and where this process's games stand in them."""
         outcomes = batch.outcomes
         if self.accelerator.num_processes > 1:
-            parts = gather_object([(order, outcomes.games, outcomes.roles, outcomes.game, outcomes.returns, outcomes.endings)])
+            parts = gather_object(
+                [(order, outcomes.games, outcomes.roles, outcomes.game, outcomes.returns, outcomes.endings)]
+            )
             names = {name: roles for part in parts for name, roles in zip(part[1], part[2], strict=True)}
             index = {name: i for i, name in enumerate(sorted(names, key=self.games.index))}
             all_order = np.concatenate([part[0] for part in parts])
@@ -460,10 +465,10 @@ class SelfPlayTrainer(GRPOTrainer):
             parts = gather_object([(sums, extremes)])
             sums = {key: sum(part[0].get(key, 0.0) for part in parts) for part in parts for key in part[0]}
             extremes = [min(part[1][0] for part in parts), max(part[1][1] for part in parts)]
-        self._played["games"] += len(outcomes)
-        self._played["turns"] += num_turns
-        self._played["tokens"] += num_tokens
-        self.state.num_input_tokens_seen = self._played["tokens"]
+        self.played["games"] += len(outcomes)
+        self.played["turns"] += num_turns
+        self.played["tokens"] += num_tokens
+        self.state.num_input_tokens_seen = self.played["tokens"]
         truncated = sum(value for key, value in sums.items() if key.endswith("|truncated"))
         metrics = self._metrics["train"]
         for name, value in {
@@ -478,7 +483,7 @@ class SelfPlayTrainer(GRPOTrainer):
             "self_play/tokens_per_second": num_tokens / seconds,
         }.items():
             metrics[name].append(value)
-        for name, count in self._played.items():
+        for name, count in self.played.items():
             metrics[f"self_play/{name}"] = [count]
         metrics["num_tokens"] = [self.state.num_input_tokens_seen]
         if self.log_completions:
@@ -551,14 +556,17 @@ class SelfPlayTrainer(GRPOTrainer):
             save_buffer(folder, self.accelerator.process_index, self._buffered_inputs)
         if self.args.sync_ref_model and self.ref_model is not None and self.args.should_save:
             reference = self.accelerator.unwrap_model(self.ref_model)
-            save_file({name: p.detach().cpu().clone() for name, p in reference.named_parameters()}, os.path.join(folder, REFERENCE_NAME))
+            save_file(
+                {name: p.detach().cpu().clone() for name, p in reference.named_parameters()},
+                os.path.join(folder, REFERENCE_NAME),
+            )
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             state = {
                 "micro_step": self._step,
                 "unspent_generation": unspent,
                 "advantage": self.advantage.state_dict(),
-                "played": self._played,
+                "played": self.played,
                 "seconds": self.seconds,
                 "games": list(self.games),
                 "processes": self.accelerator.num_processes,
@@ -574,7 +582,7 @@ class SelfPlayTrainer(GRPOTrainer):
         state = read_state(checkpoint)
         self.advantage.load_state_dict(state["advantage"])
         self._step = state["micro_step"]
-        self._played = dict(state["played"])
+        self.played = dict(state["played"])
         self.seconds = dict(state["seconds"])
         if state["unspent_generation"]:
             if state["processes"] != self.accelerator.num_processes:
@@ -606,7 +614,7 @@ class SelfPlayTrainer(GRPOTrainer):
         was_training, version = self.model.training, self.player.policy_version
         self.model.eval()
         self.player.policy_version = self.state.global_step
-        with self._generation():
+        with self.generation():
             metrics = evaluate_player(
                 self.player,
                 self.games,
@@ -629,11 +637,12 @@ class SelfPlayTrainer(GRPOTrainer):
         return metrics
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):
-        from ..hub.card import write_model_card_of_run
-
         folder = Path(self.args.output_dir)
-        if self.is_world_process_zero() and (folder / "metrics.json").is_file():
-            write_model_card_of_run(folder)
+        if (folder / "metrics.json").is_file():
+            if self.is_world_process_zero():
+                from ..hub.card import write_model_card
+
+                write_model_card(json.loads((folder / "metrics.json").read_text()), folder / "README.md")
             return
         super().create_model_card(model_name, dataset_name, tags)
 
@@ -654,7 +663,9 @@ def check_games(games: str | Sequence[str]) -> list[str]:
 
 def check_model_folder(model: str) -> None:
     """Refuses a path that does not exist, before anything looks for it on the Hub."""
-    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1 or os.sep in model.rstrip("/").split("/", 1)[-1]
+    looks_like_path = (
+        model.startswith((".", "/", "~")) or model.count("/") > 1 or os.sep in model.rstrip("/").split("/", 1)[-1]
+    )
     if looks_like_path and not os.path.isdir(model):
         raise ValueError(f"The model folder {model} does not exist.")
 
