@@ -223,7 +223,6 @@ def _make_trainer(model: str, games: list[str], args: SelfPlayConfig, model_args
         "dtype": model_args.dtype,
         **(args.model_init_kwargs or {}),
     }
-    args.trust_remote_code = args.trust_remote_code or model_args.trust_remote_code
     return SelfPlayTrainer(
         model=model,
         games=games,
