@@ -14,7 +14,7 @@ STAGES = ("start", "final", "plain")
 _KNOWN = (
     *("schema", "game", "finished", "model", "recipe", "command", "exploitability", "illegal_move_rate", "games"),
     *("turns", "tokens", "seconds", "seed", "versions", "machine", "results", "strategy", "equilibrium_alpha"),
-    *("curves", "training", "rules", "game_value"),
+    *("curves", "training", "games_trained", "rules", "game_value"),
 )
 
 
@@ -40,7 +40,7 @@ def check_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     for name, kind in (
         ("exploitability", dict), ("illegal_move_rate", dict), ("seconds", dict), ("versions", dict),
         ("machine", dict), ("training", dict), ("curves", dict), ("game_value", dict), ("results", list),
-        ("strategy", list), ("recipe", str), ("command", str), ("rules", str),
+        ("strategy", list), ("games_trained", list), ("recipe", str), ("command", str), ("rules", str),
     ):  # fmt: skip
         _check(metrics, name, kind)
     for name in ("games", "turns", "tokens", "equilibrium_alpha"):

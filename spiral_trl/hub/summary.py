@@ -276,12 +276,14 @@ def _facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     place = [str(machine[name]) for name in ("processor", "accelerator") if machine.get(name)]
     if machine.get("processes"):
         place.append(f"{machine['processes']} process" + ("es" if machine["processes"] != 1 else ""))
+    trained = metrics.get("games_trained") or []  # figures are of `game`, the first of them
     seconds = metrics.get("seconds") or {}
     times = [f"{name.replace('_', ' ')} {duration(value)}" for name, value in seconds.items() if value is not None]
     versions = [f"{name} {version}" for name, version in (metrics.get("versions") or {}).items() if version]
     size = f"{count(model['parameters'])} parameters" if model.get("parameters") else None
     facts = [
         ("Game", metrics["game"]),
+        ("Trained on", ", ".join(trained) if len(trained) > 1 else None),
         ("Model", ", ".join(str(part) for part in (model["name"], model.get("architecture"), size) if part)),
         ("Base model", model.get("base_model")),
         ("Recipe", metrics.get("recipe")),

@@ -121,6 +121,12 @@ def test_curves_go_by_step_where_games_are_not_counted(metrics):
     assert run.curve("plain", "exploitability")[0][-1] == 3500
 
 
+def test_several_training_games_are_named(metrics):
+    assert "Trained on" not in dict(summarise(metrics).facts)
+    metrics["games_trained"] = [metrics["game"], "pig"]
+    assert dict(summarise(metrics).facts)["Trained on"] == "kuhn_poker(observation=compact), pig"
+
+
 def test_rules_name_the_library_of_other_games():
     assert rules_of("kuhn_poker(rounds=5)").startswith("Each of two players antes")
     assert rules_of("openspiel:goofspiel(num_cards=4)") == "The rules are those of goofspiel as OpenSpiel plays it."
