@@ -266,7 +266,7 @@ class SelfPlayTrainer(GRPOTrainer):
         completion_ids, logprobs = self._generate_single_turn(asked, None, {}, 1)[:2]
         return completion_ids[: len(prompts)], None if logprobs is None else logprobs[: len(prompts)]
 
-    def _play_generation(self, generation: int) -> tuple[EpisodeBatch, np.ndarray]:
+    def play_generation(self, generation: int) -> tuple[EpisodeBatch, np.ndarray]:
         """This process's games of a generation, and the index of each among all processes' games."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         mine = np.arange(rank, self.args.games_per_generation, world)
@@ -305,7 +305,7 @@ class SelfPlayTrainer(GRPOTrainer):
         started = time.perf_counter()
         args, device = self.args, self.accelerator.device
         self.player.policy_version = self.state.global_step
-        batch, order = self._play_generation(self._step // (args.steps_per_generation * self.num_iterations))
+        batch, order = self.play_generation(self._step // (args.steps_per_generation * self.num_iterations))
         self.last_batch = batch
         turns = learner_turns(batch)
         outcomes, position = gather_outcomes(batch.outcomes, order, self.games)
