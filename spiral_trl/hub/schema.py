@@ -1,0 +1,116 @@
+"""What `metrics.json` must look like for a page or a card to be made from it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+SCHEMA = 1
+METHODS = ("exact", "sampled", "lower bound")
+STAGES = ("start", "final", "plain")
+# All fields; `rules` (two sentences) and `game_value` (by role) say what is not known of the game here.
+_KNOWN = (
+    *("schema", "game", "finished", "model", "recipe", "command", "exploitability", "illegal_move_rate", "games"),
+    *("turns", "tokens", "seconds", "seed", "versions", "machine", "results", "strategy", "equilibrium_alpha"),
+    *("curves", "training", "games_trained", "rules", "game_value"),
+)
+
+
+def check_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain dictionary of `metrics`, once every field that is read from it has the right type.
+
+    Raises:
+        ValueError: With the field, what was given and what is allowed.
+    """
+    if not isinstance(metrics, Mapping):
+        raise ValueError(f"metrics is a {type(metrics).__name__}; it must be the dictionary of a run's metrics.json")
+    for name in ("schema", "game", "model"):
+        if metrics.get(name) is None:
+            near = difflib.get_close_matches(name, [str(key) for key in metrics if key not in _KNOWN], n=1)
+            hint = f"; did you mean it by {near[0]!r}?" if near else ""
+            raise ValueError(f"metrics has no {name!r}{hint}")
+    if metrics["schema"] != SCHEMA:
+        raise ValueError(f"metrics['schema'] is {metrics['schema']!r}; this version reads schema {SCHEMA}")
+    _check(metrics, "game", str)
+    model = _check(metrics, "model", dict)
+    if not isinstance(model.get("name"), str):
+        raise ValueError(f"metrics['model']['name'] is {model.get('name')!r}; it must be a text")
+    for name, kind in (
+        ("exploitability", dict), ("illegal_move_rate", dict), ("seconds", dict), ("versions", dict),
+        ("machine", dict), ("training", dict), ("curves", dict), ("game_value", dict), ("results", list),
+        ("strategy", list), ("games_trained", list), ("recipe", str), ("command", str), ("rules", str),
+    ):  # fmt: skip
+        _check(metrics, name, kind)
+    for name in ("games", "turns", "tokens", "equilibrium_alpha"):
+        _number(metrics, name, "metrics")
+    exploitability = metrics.get("exploitability") or {}
+    for name in (*STAGES, "final_given_legal", "plain_given_legal", "unexplored_mass", "samples", "floor"):
+        _number(exploitability, name, "metrics['exploitability']")
+    method = exploitability.get("method")
+    if method is not None and str(method).replace("_", " ") not in METHODS:
+        near = difflib.get_close_matches(str(method), METHODS, n=1, cutoff=0)
+        raise ValueError(
+            f"metrics['exploitability']['method'] is {method!r}; it must be one of {', '.join(METHODS)} "
+            f"(nearest: {near[0]})"
+        )
+    for name in STAGES:
+        _number(metrics.get("illegal_move_rate") or {}, name, "metrics['illegal_move_rate']")
+    for name, value in (metrics.get("seconds") or {}).items():
+        _number({name: value}, name, "metrics['seconds']")
+    for i, row in enumerate(metrics.get("results") or []):
+        where = f"metrics['results'][{i}]"
+        if not isinstance(row, Mapping) or not isinstance(row.get("opponent"), str):
+            raise ValueError(f"{where} is {row!r:.80}; it must be a dictionary with an 'opponent'")
+        for name in ("win_rate", "mean_return"):
+            if row.get(name) is not None:
+                _numbers(row[name], 3, f"{where}[{name!r}]", "value, lower and upper end of its interval")
+        for name in ("seat", "games", "draw_rate"):
+            _number(row, name, where)
+    for i, row in enumerate(metrics.get("strategy") or []):
+        where = f"metrics['strategy'][{i}]"
+        if not isinstance(row, Mapping) or not row.get("actions"):
+            raise ValueError(f"{where} is {row!r:.80}; it must be a dictionary with 'actions'")
+        size = len(row["actions"])
+        for name in STAGES:
+            if row.get(name) is not None:
+                _numbers(row[name], size, f"{where}[{name!r}]", "one probability for each action")
+        if row.get("equilibrium") is not None:
+            bands = row["equilibrium"]
+            if not isinstance(bands, Sequence) or len(bands) != size:
+                raise ValueError(f"{where}['equilibrium'] is {bands!r:.80}; it must be one range for each action")
+            for band in bands:
+                _numbers(band, 2, f"{where}['equilibrium']", "lower and upper end of a range")
+    for run, points in (metrics.get("curves") or {}).items():
+        if points is not None and not isinstance(points, list):
+            raise ValueError(f"metrics['curves'][{run!r}] is {points!r:.80}; it must be a list of points")
+        for i, point in enumerate(points or []):
+            where = f"metrics['curves'][{run!r}][{i}]"
+            if not isinstance(point, Mapping):
+                raise ValueError(f"{where} is {point!r:.80}; it must be a dictionary")
+            for name in ("step", "games", "exploitability", "illegal_move_rate"):
+                _number(point, name, where)
+            for role, value in (_check(point, "return", dict, where) or {}).items():
+                _number({role: value}, role, f"{where}['return']")
+    return dict(metrics)
+
+
+def _check(holder: Mapping[str, Any], name: str, kind: type, where: str = "metrics") -> Any:
+    value = holder.get(name)
+    if value is not None and not isinstance(value, kind):
+        raise ValueError(f"{where}[{name!r}] is {value!r:.80}; it must be a {kind.__name__}")
+    return value
+
+
+def _number(holder: Mapping[str, Any], name: str, where: str) -> None:
+    value = holder.get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise ValueError(f"{where}[{name!r}] is {value!r:.80}; it must be a number or null")
+
+
+def _numbers(values: Any, size: int, where: str, meaning: str) -> None:
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != size:
+        raise ValueError(f"{where} is {values!r:.80}; it must be {size} numbers: {meaning}")
+    for value in values:
+        _number({"value": value}, "value", where)
