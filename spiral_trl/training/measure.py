@@ -132,5 +132,8 @@ def results_by_seat(
     for opponent in opponents:
         match = play_match(game, player, make_player(opponent), pairs=pairs, seed=seed + _REPORT)
         for seat in match.seats:
-            rows.append({"opponent": opponent, **seat.to_dict()})
+            row = {"opponent": opponent, **seat.to_dict()}
+            for name in ("win_rate", "mean_return"):
+                row[name] = list(row[name].values())  # estimate, low, high
+            rows.append(row)
     return rows

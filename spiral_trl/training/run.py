@@ -28,10 +28,11 @@ from ..players.registry import make_player
 from ..records import Episode, episodes_to_dataset
 from ..rollout import play
 from ..version import __version__
+from .checks import check_games, check_model_folder, check_output_dir
 from .config import SelfPlayConfig
 from .measure import Measured, has_known_equilibrium, measure, nearest_alpha, results_by_seat, strategy_rows
 from .tiny import save_tiny_model, warm_start
-from .trainer import SelfPlayTrainer, check_games, check_model_folder, check_output_dir
+from .trainer import SelfPlayTrainer
 
 
 if TYPE_CHECKING:
@@ -222,7 +223,6 @@ def _make_trainer(model: str, games: list[str], args: SelfPlayConfig, model_args
         "dtype": model_args.dtype,
         **(args.model_init_kwargs or {}),
     }
-    args.trust_remote_code = args.trust_remote_code or model_args.trust_remote_code
     return SelfPlayTrainer(
         model=model,
         games=games,
