@@ -95,6 +95,8 @@ class LanguageModelPlayer:
         self.max_length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.eos_token_ids)
         self._generation_config = self._sampling_config(min_p, repetition_penalty, generation_kwargs or {})
+        # Whether replies are drawn from the model's own distribution, so that `next_token_probs` tells their probability
+        self.plain_sampling = self._generation_config is None
         self._prompts: dict[tuple, tuple[int, ...]] = {}
         self._texts: dict[tuple[int, ...], str] = {}
 
