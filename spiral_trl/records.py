@@ -280,7 +280,9 @@ class EpisodeBatch:
             return np.concatenate(parts if offset is None else [p + o for p, o in zip(parts, offset, strict=True)])
 
         returns = [
-            np.pad(b.outcomes.returns, ((0, 0), (0, num_players - b.outcomes.returns.shape[1])), constant_values=np.nan)
+            np.pad(
+                b.outcomes.returns, ((0, 0), (0, num_players - b.outcomes.returns.shape[1])), constant_values=np.nan
+            )
             for b in batches
         ]
         games = tuple(game for batch in batches for game in batch.outcomes.games)
@@ -303,6 +305,7 @@ class EpisodeBatch:
             turn_player=joined(b.turn_player for b in batches),
             turn_index=joined(b.turn_index for b in batches),
         )
+
 
 def episodes_to_dataset(episodes: Iterable[Episode]) -> Dataset:
     """One row for each game, without loss: [`dataset_to_episodes`] gives equal episodes back.

@@ -252,9 +252,7 @@ def _complaint(step: Step) -> tuple[Message, ...]:
 # ------------------------------------------------------------------------------------------- thousands, as a table
 
 
-def _play_table(
-    table: GameTable, players: Sequence[Player], seeds: np.ndarray, policy: IllegalMoves
-) -> EpisodeBatch:
+def _play_table(table: GameTable, players: Sequence[Player], seeds: np.ndarray, policy: IllegalMoves) -> EpisodeBatch:
     """[`play`] on a table: every step below acts on all live games at once."""
     num_games = len(seeds)
     node = np.zeros(num_games, dtype=np.int64)
@@ -298,9 +296,7 @@ def _play_table(
         _draw_chance(table, node, draws, seeds, going)
 
     turn_episode, turn_index = np.nonzero(step_sample >= 0)
-    used, first, turn_sample = np.unique(
-        step_sample[turn_episode, turn_index], return_index=True, return_inverse=True
-    )
+    used, first, turn_sample = np.unique(step_sample[turn_episode, turn_index], return_index=True, return_inverse=True)
     steps = [
         samples.step(int(sample), int(turn_episode[at]), int(seeds[turn_episode[at]]), int(turn_index[at]))
         for sample, at in zip(used, first, strict=True)

@@ -28,7 +28,7 @@ from .registry import make_game
 DECISION, CHANCE, TERMINAL = 0, 1, 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GameTable:
     """The whole tree of a small sequential game. `N` nodes, `U` distinct turns, `A` actions, `P` players.
 

@@ -29,6 +29,7 @@ class PolicyPlayer(ABC):
     """
 
     name: str
+    speculative = True
 
     @abstractmethod
     def action_probabilities(self, turn: Turn) -> dict[str, float]:

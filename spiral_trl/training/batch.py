@@ -1,4 +1,4 @@
-"""From played games to what TRL's loss takes, and to metrics.
+"""From played games to what TRL's loss takes.
 
 Axes: `N` training rows (one per turn of the learner, then padding), `P` prompt tokens (left-padded), `C` completion
 tokens (right-padded), `S` distinct (turn, reply) pairs, `T` turns, `G` games.
@@ -6,13 +6,15 @@ tokens (right-padded), `S` distinct (turn, reply) pairs, `T` turns, `G` games.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from trl.trainer.utils import pad
 
-from ..records import ENDINGS, EpisodeBatch, Outcomes
+from ..records import EpisodeBatch, Outcomes
 
 
 @dataclass(frozen=True)
@@ -115,65 +117,32 @@ def training_rows(
     return {name: column.to(device) for name, column in rows.items()}
 
 
-def turn_sums(batch: EpisodeBatch, turns: LearnerTurns, advantages: np.ndarray) -> dict[str, float]:
-    """Sums over this process's turns, by game and role, that add up over processes.
+def gather_outcomes(outcomes: Outcomes, order: np.ndarray, games: Sequence[str]) -> tuple[Outcomes, np.ndarray]:
+    """All processes' outcomes in game order, the same on every process.
 
-    Keys are `game|role|quantity`, the same on every process; see [`turn_metrics`] for what becomes of them.
+    Args:
+        outcomes ([`~spiral_trl.records.Outcomes`]): Those of this process.
+        order (`np.ndarray`): `[G]` index of each of its games among all processes' games.
+        games (`Sequence[str]`): Names of all games of the run, in the order that the result lists them in.
+
+    Returns:
+        `tuple[Outcomes, np.ndarray]`: The outcomes, and `[G]` where this process's games stand in them.
     """
-    game = batch.outcomes.game[turns.episode]
-    quantities = {
-        "turns": np.ones(len(turns)),
-        "illegal": turns.illegal[turns.sample].astype(float),
-        "tokens": turns.length[turns.sample].astype(float),
-        "truncated": turns.truncated[turns.sample].astype(float),
-        "surprisal": turns.surprisal[turns.sample],
-        "advantage": advantages,
-        "advantage_squared": advantages**2,
-    }
-    sums = {}
-    for g, (name, roles) in enumerate(zip(batch.outcomes.games, batch.outcomes.roles, strict=True)):
-        for p, role in enumerate(roles):
-            here = (game == g) & (turns.player == p)
-            for quantity, values in quantities.items():
-                sums[f"{name}|{role}|{quantity}"] = float(values[here].sum())
-    return sums
-
-
-def turn_metrics(sums: dict[str, float]) -> dict[str, float]:
-    """Metrics of [`turn_sums`], added up over processes."""
-    metrics = {}
-    groups: dict[tuple[str, str], dict[str, float]] = {}
-    for key, value in sums.items():
-        game, role, quantity = key.split("|")
-        groups.setdefault((game, role), {})[quantity] = value
-    for (game, role), total in groups.items():
-        prefix = f"self_play/{game}/{role}"
-        turns, tokens = total["turns"], total["tokens"]
-        if turns:
-            mean = total["advantage"] / turns
-            metrics[f"{prefix}/illegal_rate"] = total["illegal"] / turns
-            metrics[f"{prefix}/reply_length"] = tokens / turns
-            metrics[f"{prefix}/advantage_std"] = max(0.0, total["advantage_squared"] / turns - mean**2) ** 0.5
-            if np.isfinite(total["surprisal"]):
-                metrics[f"{prefix}/entropy"] = total["surprisal"] / max(1.0, tokens)
-    turns = sum(total["turns"] for total in groups.values())
-    metrics["self_play/illegal_rate"] = sum(total["illegal"] for total in groups.values()) / max(1.0, turns)
-    return metrics
-
-
-def outcome_metrics(outcomes: Outcomes, baselines: dict[tuple[str, str], float]) -> dict[str, float]:
-    """Returns by game and role, how games ended, and the baselines; `outcomes` are those of all processes."""
-    metrics = {}
-    for g, (name, roles) in enumerate(zip(outcomes.games, outcomes.roles, strict=True)):
-        here = outcomes.game == g
-        if not here.any():
-            continue
-        for p, role in enumerate(roles):
-            metrics[f"self_play/{name}/{role}/return"] = float(outcomes.returns[here, p].mean())
-        for code, ending in enumerate(ENDINGS):
-            metrics[f"self_play/{name}/ending/{ending.value}"] = float((outcomes.endings[here] == code).mean())
-    for (name, role), baseline in baselines.items():
-        metrics[f"self_play/{name}/{role}/baseline"] = baseline
-    return metrics
-
-
+    parts = gather_object([(order, outcomes)])
+    names = {name: roles for _, part in parts for name, roles in zip(part.games, part.roles, strict=True)}
+    index = {name: i for i, name in enumerate(sorted(names, key=list(games).index))}
+    width = max(part.returns.shape[1] for _, part in parts)
+    all_order = np.concatenate([part_order for part_order, _ in parts])
+    sort = np.argsort(all_order)
+    returns = [
+        np.pad(part.returns, ((0, 0), (0, width - part.returns.shape[1])), constant_values=np.nan) for _, part in parts
+    ]
+    game = [np.array([index[name] for name in part.games], dtype=np.int64)[part.game] for _, part in parts]
+    gathered = Outcomes(
+        games=tuple(index),
+        roles=tuple(names[name] for name in index),
+        game=np.concatenate(game)[sort],
+        returns=np.concatenate(returns)[sort],
+        endings=np.concatenate([part.endings for _, part in parts])[sort],
+    )
+    return gathered, np.searchsorted(all_order[sort], order)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import MISSING, dataclass, field, fields
-from difflib import get_close_matches
 
 from trl import GRPOConfig
 
@@ -227,9 +226,3 @@ class SelfPlayConfig(GRPOConfig):
                 raise ValueError(
                     f"{option.name}={value!r} cannot be used in self-play: {REFUSED[option.name]}. Remove it."
                 )
-
-
-def closest(name: str, known: list[str]) -> str:
-    """`" Did you mean 'x'?"` for the nearest of `known`, or an empty string."""
-    match = get_close_matches(name, known, n=1)
-    return f" Did you mean {match[0]!r}?" if match else ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import textwrap
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,25 +25,18 @@ from trl.models.utils import disable_gradient_checkpointing, unwrap_model_for_ge
 
 from ..advantages import AdvantageEstimator, make_advantage
 from ..games.chance import derive_seeds
-from ..games.registry import canonical_name
 from ..players.language_model import LanguageModelPlayer, check_chat_template
 from ..prefix_sharing import distinct_rows
 from ..records import EpisodeBatch, Outcomes
 from ..rollout import play
-from .batch import LearnerTurns, learner_turns, outcome_metrics, training_rows, turn_metrics, turn_sums
-from .checkpoint import (
-    REFERENCE_NAME,
-    checkpoints,
-    last_whole_checkpoint,
-    load_buffer,
-    read_state,
-    rotate,
-    save_buffer,
-    write_state,
-)
+from .batch import LearnerTurns, gather_outcomes, learner_turns, training_rows
+from .callbacks import LogWhereSavedCallback
+from .checkpoint import REFERENCE_NAME, load_buffer, read_state, rotate, save_buffer, write_state
+from .checks import check_games, check_model_folder, check_output_dir
 from .config import SelfPlayConfig
 from .evaluation import evaluate_player
 from .importance import importance_sampling_ratio
+from .metrics import COMPLETION_ROWS, completion_rows, outcome_metrics, turn_metrics, turn_sums
 
 
 if TYPE_CHECKING:
@@ -65,15 +60,6 @@ class _Ticks(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict:
         return {}
-
-
-class _LogWhereSaved(TrainerCallback):
-    """Logs at every saved step: averages over logged intervals are not in a checkpoint, so an interval ends there."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if control.should_save:
-            control.should_log = True
-        return control
 
 
 class SelfPlayTrainer(GRPOTrainer):
@@ -133,6 +119,8 @@ class SelfPlayTrainer(GRPOTrainer):
             Refused: self-play takes no dataset.
     """
 
+    args: SelfPlayConfig
+
     _tag_names = ["trl", "spiral-trl", "self-play"]
     _name = "SPIRAL"
     _paper = {
@@ -185,7 +173,9 @@ class SelfPlayTrainer(GRPOTrainer):
                     trust_remote_code=args.trust_remote_code,
                 )
         elif args.beta != 0.0 and not model.config._name_or_path and peft_config is None:
-            raise ValueError("beta > 0 needs a reference model, which TRL loads by name: save the model and pass its folder.")
+            raise ValueError(
+                "beta > 0 needs a reference model, which TRL loads by name: save the model and pass its folder."
+            )
         if processing_class is not None:
             check_chat_template(processing_class)
         shaping = reward_funcs if isinstance(reward_funcs, list) else [] if reward_funcs is None else [reward_funcs]
@@ -215,13 +205,13 @@ class SelfPlayTrainer(GRPOTrainer):
         if self.ref_model is not None and not isinstance(model, str):
             reference = self.accelerator.unwrap_model(self.ref_model)
             reference.load_state_dict(self.accelerator.unwrap_model(self.model).state_dict())
-        self.add_callback(_LogWhereSaved())
+        self.add_callback(LogWhereSavedCallback())
 
-        # One rollout never holds more turns than this; TRL sizes its tables by prompts instead
-        for name, log in self._logs.items():
-            if name in ("prompt", "completion", "advantages"):
-                self._logs[name] = type(log)(maxlen=256)
-        self._played = {"games": 0, "turns": 0, "tokens": 0}
+        # TRL sizes its completions table by prompts, which self-play has none of
+        rows = COMPLETION_ROWS * self.accelerator.num_processes
+        self._logs |= {name: deque(maxlen=rows) for name in ("prompt", "completion", "advantages")}
+        self._logs["extra"] = defaultdict(lambda: deque(maxlen=rows))
+        self.played = {"games": 0, "turns": 0, "tokens": 0}
         self.seconds = {"generation": 0.0, "training": 0.0, "evaluation": 0.0}
         self.last_batch: EpisodeBatch | None = None
         engine = None
@@ -252,7 +242,7 @@ class SelfPlayTrainer(GRPOTrainer):
         yield self._generating_model
 
     @contextmanager
-    def _generation(self):
+    def generation(self):
         """Unwraps the model once for all turns of a rollout (and gathers it under ZeRO-3)."""
         if self.player.engine is not None:
             yield
@@ -288,7 +278,7 @@ class SelfPlayTrainer(GRPOTrainer):
                 return max(gather_object([pending]))
 
         batches, order = [], []
-        with self._generation():
+        with self.generation():
             for g, game in enumerate(self.games):
                 here = mine % len(self.games) == g
                 if here.any() or synchronize is not None:
@@ -311,31 +301,6 @@ class SelfPlayTrainer(GRPOTrainer):
 
         return make_game(game).num_players
 
-    def _gather_outcomes(self, batch: EpisodeBatch, order: np.ndarray) -> tuple[Outcomes, np.ndarray]:
-        """All processes' outcomes in game order, and where this process's games stand in them."""
-        outcomes = batch.outcomes
-        if self.accelerator.num_processes > 1:
-            parts = gather_object([(order, outcomes.games, outcomes.roles, outcomes.game, outcomes.returns, outcomes.endings)])
-            names = {name: roles for part in parts for name, roles in zip(part[1], part[2], strict=True)}
-            index = {name: i for i, name in enumerate(sorted(names, key=self.games.index))}
-            all_order = np.concatenate([part[0] for part in parts])
-            width = max(part[4].shape[1] for part in parts)
-            returns = [np.pad(p[4], ((0, 0), (0, width - p[4].shape[1])), constant_values=np.nan) for p in parts]
-            outcomes = Outcomes(
-                games=tuple(index),
-                roles=tuple(names[name] for name in index),
-                game=np.concatenate([np.array([index[name] for name in p[1]], dtype=np.int64)[p[3]] for p in parts]),
-                returns=np.concatenate(returns),
-                endings=np.concatenate([part[5] for part in parts]),
-            )
-        else:
-            all_order = order
-        sort = np.argsort(all_order)
-        outcomes = Outcomes(
-            outcomes.games, outcomes.roles, outcomes.game[sort], outcomes.returns[sort], outcomes.endings[sort]
-        )
-        return outcomes, np.searchsorted(all_order[sort], order)
-
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
         started = time.perf_counter()
         args, device = self.args, self.accelerator.device
@@ -343,7 +308,7 @@ class SelfPlayTrainer(GRPOTrainer):
         batch, order = self._play_generation(self._step // (args.steps_per_generation * self.num_iterations))
         self.last_batch = batch
         turns = learner_turns(batch)
-        outcomes, position = self._gather_outcomes(batch, order)
+        outcomes, position = gather_outcomes(batch.outcomes, order, self.games)
         advantages = self.advantage(outcomes)[position][turns.episode, turns.player]  # (T,)
 
         # Equal numbers of rows on every process, and whole micro-batches: TRL's split drops a remainder
@@ -453,55 +418,26 @@ class SelfPlayTrainer(GRPOTrainer):
         seconds: float,
     ) -> None:
         """Metrics of a generation, over all processes, and the rows of the completions table."""
-        sums = turn_sums(batch, turns, advantages)
-        lengths = turns.length[turns.sample]
-        extremes = [lengths.min() if len(lengths) else np.inf, lengths.max() if len(lengths) else 0]
-        if self.accelerator.num_processes > 1:
-            parts = gather_object([(sums, extremes)])
-            sums = {key: sum(part[0].get(key, 0.0) for part in parts) for part in parts for key in part[0]}
-            extremes = [min(part[1][0] for part in parts), max(part[1][1] for part in parts)]
-        self._played["games"] += len(outcomes)
-        self._played["turns"] += num_turns
-        self._played["tokens"] += num_tokens
-        self.state.num_input_tokens_seen = self._played["tokens"]
-        truncated = sum(value for key, value in sums.items() if key.endswith("|truncated"))
+        self.played["games"] += len(outcomes)
+        self.played["turns"] += num_turns
+        self.played["tokens"] += num_tokens
+        self.state.num_input_tokens_seen = self.played["tokens"]
         metrics = self._metrics["train"]
         for name, value in {
             **outcome_metrics(outcomes, self.advantage.baselines),
-            **turn_metrics(sums),
+            **turn_metrics(turn_sums(batch, turns, advantages)),
             "reward": float(np.nanmean(outcomes.returns)),
             "reward_std": float(np.nanstd(outcomes.returns)),
-            "completions/mean_length": num_tokens / max(1, num_turns),
-            "completions/min_length": float(extremes[0]),
-            "completions/max_length": float(extremes[1]),
-            "completions/clipped_ratio": truncated / max(1, num_turns),
             "self_play/tokens_per_second": num_tokens / seconds,
         }.items():
             metrics[name].append(value)
-        for name, count in self._played.items():
+        for name, count in self.played.items():
             metrics[f"self_play/{name}"] = [count]
         metrics["num_tokens"] = [self.state.num_input_tokens_seen]
         if self.log_completions:
-            self._record_completions(batch, turns, advantages)
-
-    def _record_completions(self, batch: EpisodeBatch, turns: LearnerTurns, advantages: np.ndarray) -> None:
-        shown = range(min(len(turns), 256 // self.accelerator.num_processes))
-        steps = [batch.samples[turns.sample[i]] for i in shown]
-        self._logs["prompt"].extend(gather_object([list(step.turn.messages) for step in steps]))
-        self._logs["completion"].extend(
-            gather_object([[{"role": "assistant", "content": step.reply.text}] for step in steps])
-        )
-        self._logs["advantages"].extend(gather_object([float(advantages[i]) for i in shown]))
-        extra = {
-            "game": [step.turn.game for step in steps],
-            "role": [step.turn.role for step in steps],
-            "action": [step.reply.action for step in steps],
-            "error": [step.reply.error for step in steps],
-            "return": [float(batch.outcomes.returns[turns.episode[i], turns.player[i]]) for i in shown],
-        }
-        for name, values in extra.items():
-            log = self._logs["extra"].setdefault(name, type(self._logs["prompt"])(maxlen=256))
-            log.extend(gather_object(values))
+            for name, values in completion_rows(batch, turns, advantages).items():
+                log = self._logs["extra"][name] if name not in self._logs else self._logs[name]
+                log.extend(gather_object(values))
 
     # ----------------------------------------------------------------------------------------------------- training
 
@@ -551,14 +487,17 @@ class SelfPlayTrainer(GRPOTrainer):
             save_buffer(folder, self.accelerator.process_index, self._buffered_inputs)
         if self.args.sync_ref_model and self.ref_model is not None and self.args.should_save:
             reference = self.accelerator.unwrap_model(self.ref_model)
-            save_file({name: p.detach().cpu().clone() for name, p in reference.named_parameters()}, os.path.join(folder, REFERENCE_NAME))
+            save_file(
+                {name: p.detach().cpu().clone() for name, p in reference.named_parameters()},
+                os.path.join(folder, REFERENCE_NAME),
+            )
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             state = {
                 "micro_step": self._step,
                 "unspent_generation": unspent,
                 "advantage": self.advantage.state_dict(),
-                "played": self._played,
+                "played": self.played,
                 "seconds": self.seconds,
                 "games": list(self.games),
                 "processes": self.accelerator.num_processes,
@@ -574,7 +513,7 @@ class SelfPlayTrainer(GRPOTrainer):
         state = read_state(checkpoint)
         self.advantage.load_state_dict(state["advantage"])
         self._step = state["micro_step"]
-        self._played = dict(state["played"])
+        self.played = dict(state["played"])
         self.seconds = dict(state["seconds"])
         if state["unspent_generation"]:
             if state["processes"] != self.accelerator.num_processes:
@@ -606,7 +545,7 @@ class SelfPlayTrainer(GRPOTrainer):
         was_training, version = self.model.training, self.player.policy_version
         self.model.eval()
         self.player.policy_version = self.state.global_step
-        with self._generation():
+        with self.generation():
             metrics = evaluate_player(
                 self.player,
                 self.games,
@@ -629,58 +568,11 @@ class SelfPlayTrainer(GRPOTrainer):
         return metrics
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):
-        from ..hub.card import write_model_card_of_run
-
         folder = Path(self.args.output_dir)
-        if self.is_world_process_zero() and (folder / "metrics.json").is_file():
-            write_model_card_of_run(folder)
+        if (folder / "metrics.json").is_file():
+            if self.is_world_process_zero():
+                from ..hub.card import write_model_card
+
+                write_model_card(json.loads((folder / "metrics.json").read_text()), folder / "README.md")
             return
         super().create_model_card(model_name, dataset_name, tags)
-
-
-def check_games(games: str | Sequence[str]) -> list[str]:
-    """Canonical names of `games`.
-
-    Raises:
-        `ValueError`: If there is none, or one is unknown or named twice.
-    """
-    names = [canonical_name(game) for game in ([games] if isinstance(games, str) else games)]
-    if not names:
-        raise ValueError("games is empty; name at least one, such as kuhn_poker.")
-    if len(set(names)) < len(names):
-        raise ValueError(f"A game is named twice in games: {', '.join(names)}.")
-    return names
-
-
-def check_model_folder(model: str) -> None:
-    """Refuses a path that does not exist, before anything looks for it on the Hub."""
-    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1 or os.sep in model.rstrip("/").split("/", 1)[-1]
-    if looks_like_path and not os.path.isdir(model):
-        raise ValueError(f"The model folder {model} does not exist.")
-
-
-def check_output_dir(args: SelfPlayConfig, resume_from_checkpoint: str | bool | None) -> str | None:
-    """The checkpoint to resume from, if any, once the output folder is known to be free or to be resumed.
-
-    Raises:
-        `ValueError`: If the folder holds another run, or there is nothing whole to resume from.
-    """
-    if resume_from_checkpoint:
-        if resume_from_checkpoint is True:
-            last = last_whole_checkpoint(args.output_dir)
-            if last is None:
-                raise ValueError(f"There is no whole checkpoint to resume from in {args.output_dir}.")
-            resume_from_checkpoint = str(last)
-        if read_state(resume_from_checkpoint)["model_only"]:
-            raise ValueError(
-                f"{resume_from_checkpoint} was saved with save_only_model=True and holds no optimizer state, so it "
-                "cannot be resumed. Pass it as the model of a new run."
-            )
-        return str(resume_from_checkpoint)
-    folder = Path(args.output_dir)
-    if not args.overwrite_output_dir and (checkpoints(folder) or (folder / "metrics.json").exists()):
-        raise ValueError(
-            f"{args.output_dir} holds another run. Resume it with resume_from_checkpoint, choose another output_dir, or "
-            "set overwrite_output_dir=True."
-        )
-    return None

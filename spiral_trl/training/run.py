@@ -1,0 +1,373 @@
+"""A whole run: checks, the embedded model where it is asked for, training, measurement, and the output folder.
+
+Recipes parse their arguments and call [`run_self_play`]. It leaves in the output folder the model as
+`save_pretrained` writes it, `metrics.json`, `episodes/` (a dataset of replays), `report.html` and the model card.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..errors import UsageError
+from ..games.chance import derive_seeds
+from ..games.registry import make_game
+from ..players.registry import make_player
+from ..records import Episode, episodes_to_dataset
+from ..rollout import play
+from ..version import __version__
+from .checks import check_games, check_model_folder, check_output_dir
+from .config import SelfPlayConfig
+from .measure import Measured, has_known_equilibrium, measure, nearest_alpha, results_by_seat, strategy_rows
+from .tiny import save_tiny_model, warm_start
+from .trainer import SelfPlayTrainer
+
+
+if TYPE_CHECKING:
+    from trl import ModelConfig
+
+
+EMBEDDED = "embedded"
+
+
+@dataclass
+class RunArguments:
+    r"""
+    What a recipe does around training.
+
+    Parameters:
+        games (`list[str]`, *optional*, defaults to `["kuhn_poker"]`):
+            Games to train on. The first one is reported.
+        dataset_name (`str`, *optional*):
+            Refused: self-play takes no dataset.
+        embedded_hidden_size (`int`, *optional*, defaults to `32`), embedded_layers (`int`, *optional*, defaults to `2`):
+            Size of the embedded model, used where `model_name_or_path` is `embedded`.
+        warm_start_steps (`int`, *optional*, defaults to `150`):
+            Steps of supervised training on random legal play that teach the embedded model the format.
+        embedded_reasoning (`bool`, *optional*, defaults to `False`):
+            Whether the embedded model learns replies with optional reasoning words.
+        compare_plain (`bool`, *optional*, defaults to `False`):
+            Whether to train plain self-play (no magnet) with the same budget beside it.
+        plain_overrides (`dict`, *optional*):
+            Fields of the configuration that differ in the plain run, such as its own tuned learning rate.
+        report_opponents (`list[str]`, *optional*, defaults to `["random", "cfr"]`):
+            Players the trained model is measured against.
+        report_pairs (`int`, *optional*, defaults to `1000`):
+            Deals played against each of them, each from both seats.
+        replays (`int`, *optional*, defaults to `12`):
+            Self-play games of the trained model to save and show.
+    """
+
+    games: list[str] = field(default_factory=lambda: ["kuhn_poker"], metadata={"help": "Games to train on."})
+    dataset_name: str | None = field(default=None, metadata={"help": "Refused: self-play takes no dataset."})
+    embedded_hidden_size: int = field(default=32, metadata={"help": "Hidden size of the embedded model."})
+    embedded_layers: int = field(default=2, metadata={"help": "Layers of the embedded model."})
+    warm_start_steps: int = field(default=150, metadata={"help": "Supervised steps that teach the format."})
+    embedded_reasoning: bool = field(
+        default=False, metadata={"help": "Whether the embedded model learns optional reasoning words."}
+    )
+    compare_plain: bool = field(
+        default=False, metadata={"help": "Whether to train plain self-play with the same budget beside it."}
+    )
+    plain_overrides: dict | None = field(
+        default=None, metadata={"help": "Fields of the configuration that differ in the plain run."}
+    )
+    report_opponents: list[str] = field(
+        default_factory=lambda: ["random", "cfr"], metadata={"help": "Players to measure against."}
+    )
+    report_pairs: int = field(default=1000, metadata={"help": "Deals against each of them, from both seats."})
+    replays: int = field(default=12, metadata={"help": "Self-play games to save and show."})
+
+
+def run_self_play(
+    run: RunArguments, args: SelfPlayConfig, model_args: ModelConfig, recipe: str | None = None
+) -> dict[str, Any]:
+    """Trains, measures and writes the output folder.
+
+    Args:
+        run ([`RunArguments`]): What to do around training.
+        args ([`SelfPlayConfig`]): Training configuration.
+        model_args ([`~trl.ModelConfig`]): The model; `model_name_or_path: embedded` builds the embedded one.
+        recipe (`str`, *optional*): Path of the YAML, for the card.
+
+    Returns:
+        `dict`: What `metrics.json` holds.
+
+    Raises:
+        [`~spiral_trl.errors.UsageError`]: For bad input, before a model is loaded.
+    """
+    started = time.perf_counter()
+    try:
+        games, resume, plain_args = _check(run, args, model_args)
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from error
+
+    embedded = model_args.model_name_or_path == EMBEDDED
+    model_folder, warm_seconds = model_args.model_name_or_path, 0.0
+    if embedded:
+        model_folder, warm_seconds = _embedded_model(run, args, games[0])
+
+    trainer = _make_trainer(model_folder, games, args, model_args)
+    measured = {"start": _measure(trainer, games[0], args)}
+    trainer.train(resume_from_checkpoint=resume)
+    measured["final"] = _measure(trainer, games[0], args)
+    results = _results(trainer, games[0], run, args)
+    episodes = _replays(trainer, games[0], run, args)
+    total = time.perf_counter() - started
+    curves = {"self_play": _curve(trainer, games[0])}
+
+    plain_seconds = None
+    if plain_args is not None:
+        began = time.perf_counter()
+        plain = _make_trainer(model_folder, games, plain_args, model_args)
+        whole = _last(plain_args) if resume else None
+        plain_args.overwrite_output_dir = True
+        plain.train(resume_from_checkpoint=whole)
+        measured["plain"] = _measure(plain, games[0], args)
+        curves["plain"] = _curve(plain, games[0])
+        plain_seconds = time.perf_counter() - began
+
+    metrics = _metrics(run, args, model_args, recipe, games, trainer, measured, results, curves)
+    seconds = trainer.seconds
+    metrics["seconds"] = {
+        "total": total,
+        "generation": seconds["generation"],
+        "training": seconds["training"],
+        "other": max(0.0, total - seconds["generation"] - seconds["training"]),
+        "plain_total": plain_seconds,
+        "warm_start": warm_seconds,
+    }
+    _write(trainer, args, metrics, episodes)
+    return metrics
+
+
+def _check(
+    run: RunArguments, args: SelfPlayConfig, model_args: ModelConfig
+) -> tuple[list[str], str | None, SelfPlayConfig | None]:
+    """Everything that can be known to be wrong before a model is loaded."""
+    if run.dataset_name is not None:
+        raise ValueError(f"dataset_name={run.dataset_name!r}: self-play takes no dataset; set games and max_steps.")
+    games = check_games(run.games)
+    for opponent in [*run.report_opponents, *args.eval_opponents]:
+        make_player(opponent)
+    for name in ("report_pairs", "replays", "warm_start_steps"):
+        if getattr(run, name) < (2 if name == "report_pairs" else 0):
+            raise ValueError(f"{name} is {getattr(run, name)}, which is too few.")
+    if not model_args.model_name_or_path:
+        raise ValueError("model_name_or_path is missing; give a Hub id, a folder, or `embedded`.")
+    asked = args.resume_from_checkpoint
+    if isinstance(asked, str) and asked.lower() in ("true", "false"):
+        asked = asked.lower() == "true"
+    resume = check_output_dir(args, asked)
+    if model_args.model_name_or_path == EMBEDDED:
+        if games != ["kuhn_poker(observation=compact)"] and not games[0].startswith("kuhn_poker(observation=compact"):
+            raise ValueError(
+                f"The embedded model reads only the compact observation: play kuhn_poker(observation=compact), not "
+                f"{games[0]}, or choose another model."
+            )
+    else:
+        check_model_folder(model_args.model_name_or_path)
+    if run.plain_overrides and not run.compare_plain:
+        raise ValueError("plain_overrides is given, but compare_plain is false.")
+    plain = _plain_config(run, args) if run.compare_plain else None
+    return games, resume, plain
+
+
+def _plain_config(run: RunArguments, args: SelfPlayConfig) -> SelfPlayConfig:
+    """The configuration of plain self-play: no magnet, the same budget, and what `plain_overrides` says."""
+    plain = copy.copy(args)
+    plain.beta, plain.sync_ref_model = 0.0, False
+    plain.output_dir = str(Path(args.output_dir) / "plain")
+    budget = {"max_steps", "games_per_generation", "num_iterations", "seed", "beta", "sync_ref_model", "output_dir"}
+    for name, value in (run.plain_overrides or {}).items():
+        if not hasattr(args, name) or name in budget:
+            reason = "the same budget without a magnet is compared" if name in budget else "there is no such field"
+            raise ValueError(f"plain_overrides: {name} cannot be changed: {reason}.")
+        setattr(plain, name, value)
+    return plain
+
+
+def _embedded_model(run: RunArguments, args: SelfPlayConfig, game: str) -> tuple[str, float]:
+    """Folder of the warm-started embedded model, made where a resumed run has not left it, and the seconds it took."""
+    folder = Path(args.output_dir) / "warm_start"
+    began = time.perf_counter()
+    if not (args.resume_from_checkpoint and (folder / "config.json").is_file()):
+        if args.process_index == 0:
+            save_tiny_model(
+                folder, args.seed, run.embedded_hidden_size, run.embedded_layers, reasoning=run.embedded_reasoning
+            )
+        args.distributed_state.wait_for_everyone()
+        warm_start(folder, game, folder, args.seed, steps=run.warm_start_steps, reasoning=run.embedded_reasoning)
+    return str(folder), time.perf_counter() - began
+
+
+def _make_trainer(model: str, games: list[str], args: SelfPlayConfig, model_args: ModelConfig) -> SelfPlayTrainer:
+    from trl import get_peft_config, get_quantization_config
+
+    args = copy.copy(args)
+    args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(args.model_init_kwargs or {}),
+    }
+    args.trust_remote_code = args.trust_remote_code or model_args.trust_remote_code
+    return SelfPlayTrainer(
+        model=model,
+        games=games,
+        args=args,
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+    )
+
+
+def _measure(trainer: SelfPlayTrainer, game: str, args: SelfPlayConfig) -> Measured:
+    with trainer.generation():
+        return measure(trainer.player, game, args.exploitability_samples, args.seed)
+
+
+def _results(trainer: SelfPlayTrainer, game: str, run: RunArguments, args: SelfPlayConfig) -> list[dict[str, Any]]:
+    with trainer.generation():
+        return results_by_seat(trainer.player, game, run.report_opponents, run.report_pairs, args.seed)
+
+
+def _replays(trainer: SelfPlayTrainer, game: str, run: RunArguments, args: SelfPlayConfig) -> list[Episode]:
+    seeds = derive_seeds(args.seed, -2, np.arange(run.replays))
+    with trainer.generation():
+        return play(game, [trainer.player] * make_game(game).num_players, seeds, illegal=args.illegal_moves).episodes()
+
+
+def _last(args: SelfPlayConfig) -> str | None:
+    from .checkpoint import last_whole_checkpoint
+
+    last = last_whole_checkpoint(args.output_dir)
+    return None if last is None else str(last)
+
+
+def _curve(trainer: SelfPlayTrainer, game: str) -> list[dict[str, Any]]:
+    """Points over training, from the trainer's log: an evaluation, with the training log nearest before it."""
+    roles = make_game(game).roles
+    points: list[dict[str, Any]] = []
+    latest: dict[str, Any] = {}
+    for entry in trainer.state.log_history:
+        if "eval_runtime" in entry:
+            point = {
+                "step": entry["step"],
+                "games": entry["step"] // trainer.args.num_iterations * trainer.args.games_per_generation,
+                "exploitability": entry.get("eval_exploitability", entry.get("eval_exploitability_lower_bound")),
+                "illegal_move_rate": entry.get("eval_illegal_rate"),
+                "return": {role: latest.get(f"self_play/{game}/{role}/return") for role in roles},
+                "reply_length": latest.get("completions/mean_length"),
+                "entropy": latest.get("entropy"),
+            }
+            points.append(point)
+        elif "loss" in entry:
+            latest = entry
+    return points
+
+
+def _metrics(
+    run: RunArguments,
+    args: SelfPlayConfig,
+    model_args: ModelConfig,
+    recipe: str | None,
+    games: list[str],
+    trainer: SelfPlayTrainer,
+    measured: dict[str, Measured],
+    results: list[dict[str, Any]],
+    curves: dict[str, list[dict[str, Any]]],
+) -> dict[str, Any]:
+    """What `metrics.json` holds."""
+    final = measured["final"].exploitability
+    plain = measured.get("plain")
+    embedded = model_args.model_name_or_path == EMBEDDED
+    parameters = sum(p.numel() for p in trainer.accelerator.unwrap_model(trainer.model).parameters())
+    name = f"embedded Qwen3, {parameters:,} parameters" if embedded else model_args.model_name_or_path
+    command = f"accelerate launch {' '.join(shlex.quote(part) for part in sys.argv)}"
+    device = args.device
+    settings = (
+        "max_steps games_per_generation num_iterations learning_rate lr_scheduler_type adam_beta1 adam_beta2 "
+        "weight_decay max_grad_norm loss_type beta sync_ref_model ref_model_sync_steps advantage baseline_decay "
+        "illegal_moves max_completion_length temperature"
+    ).split()
+    return {
+        "schema": 1,
+        "game": games[0],
+        "games_trained": games,
+        "finished": trainer.state.global_step >= args.max_steps,
+        "model": {
+            "name": name,
+            "architecture": type(trainer.accelerator.unwrap_model(trainer.model)).__name__,
+            "parameters": parameters,
+            "embedded": embedded,
+            "base_model": None if embedded or os.path.isdir(name) else name,
+        },
+        "recipe": recipe,
+        "command": command,
+        "exploitability": {
+            "start": measured["start"].value,
+            "final": measured["final"].value,
+            "plain": None if plain is None else plain.value,
+            "final_given_legal": measured["final"].given_legal,
+            "plain_given_legal": None if plain is None else plain.given_legal,
+            "unexplored_mass": getattr(final, "unexplored_mass", None),
+            "method": final.method,
+            "unit": final.unit,
+            "samples": getattr(final, "samples", None),
+            "floor": getattr(final, "floor", None),
+        },
+        "illegal_move_rate": {
+            "start": measured["start"].exploitability.illegal_rate,
+            "final": final.illegal_rate,
+            "plain": None if plain is None else plain.exploitability.illegal_rate,
+        },
+        **trainer.played,
+        "seed": args.seed,
+        "versions": {
+            "spiral_trl": __version__,
+            **{package: version(package) for package in ("trl", "transformers", "torch", "datasets", "accelerate")},
+            "python": platform.python_version(),
+        },
+        "machine": {
+            "processor": f"{platform.machine()}, {os.cpu_count()} cores",
+            "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+            "processes": args.world_size,
+        },
+        "results": results,
+        "strategy": strategy_rows(games[0], measured),
+        "equilibrium_alpha": nearest_alpha(measured["final"].strategy) if has_known_equilibrium(games[0]) else None,
+        "curves": curves,
+        "training": {
+            setting: value.value if hasattr(value := getattr(args, setting), "value") else value
+            for setting in settings
+        }
+        | ({"plain_overrides": run.plain_overrides} if run.plain_overrides else {}),
+    }
+
+
+def _write(trainer: SelfPlayTrainer, args: SelfPlayConfig, metrics: dict[str, Any], episodes: list[Episode]) -> None:
+    from ..hub.card import write_model_card
+    from ..hub.report import write_report
+
+    folder = Path(args.output_dir)
+    trainer.save_model(str(folder))
+    if trainer.accelerator.is_main_process:
+        # A pickle that holds tokens and local paths, and nothing a reader of the model needs
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        episodes_to_dataset(episodes).save_to_disk(folder / "episodes")
+        write_report(metrics, episodes, folder / "report.html")
+        write_model_card(metrics, folder / "README.md")
+    trainer.accelerator.wait_for_everyone()
