@@ -9,7 +9,7 @@ TESTARGS ?=
 BIN := $(VENV)/bin
 # torch first, alone under its pin: resolved together with the rest, pip may settle on another build of it.
 PIP := $(BIN)/python -m pip install --constraint constraints.txt
-INPUTS := setup.cfg pyproject.toml constraints.txt
+INPUTS := setup.cfg constraints.txt
 RUN_STAMP := $(VENV)/.installed-run
 DEV_STAMP := $(VENV)/.installed-dev
 
