@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass
@@ -47,6 +48,8 @@ def run_recipe(main: Callable[[Sequence[str] | None], object], argv: Sequence[st
         main (`Callable`): The recipe. Its answer is ignored.
         argv (`Sequence[str]`, *optional*, defaults to `sys.argv[1:]`): Command line without the program's name.
     """
+    # TRL 1.16 sets this field by the name that transformers renamed; nothing a user can change
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated", category=FutureWarning)
     try:
         main(argv)
     except UsageError as error:
