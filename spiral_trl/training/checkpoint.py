@@ -91,6 +91,14 @@ def rotate(output_dir: str | os.PathLike, limit: int | None, keep: str | None) -
             shutil.rmtree(path)
 
 
+def discard_run(output_dir: str | os.PathLike) -> None:
+    """Deletes checkpoints and figures of the run that a new one writes over: they would be taken for its own, by
+    resuming, by rotation and by the model card."""
+    for path in checkpoints(output_dir):
+        shutil.rmtree(path)
+    (Path(output_dir) / "metrics.json").unlink(missing_ok=True)
+
+
 def _buffer_path(checkpoint: str | os.PathLike, rank: int) -> Path:
     return Path(checkpoint) / f"generation-{rank}.safetensors"
 

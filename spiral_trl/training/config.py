@@ -95,7 +95,7 @@ class SelfPlayConfig(GRPOConfig):
         > Parameters that control the output
 
         overwrite_output_dir (`bool`, *optional*, defaults to `False`):
-            Whether an output folder that holds another run may be written over.
+            Whether an output folder that holds another run may be written over. Its checkpoints are deleted.
     """
 
     # Defaults of the paper

@@ -31,7 +31,7 @@ from ..records import EpisodeBatch, Outcomes
 from ..rollout import play
 from .batch import LearnerTurns, gather_outcomes, learner_turns, training_rows
 from .callbacks import LogWhereSavedCallback
-from .checkpoint import REFERENCE_NAME, load_buffer, read_state, rotate, save_buffer, write_state
+from .checkpoint import REFERENCE_NAME, discard_run, load_buffer, read_state, rotate, save_buffer, write_state
 from .checks import check_games, check_model_folder, check_output_dir
 from .config import SelfPlayConfig
 from .evaluation import evaluate_player
@@ -489,7 +489,16 @@ class SelfPlayTrainer(GRPOTrainer):
             `ValueError`: If the output folder holds another run, or there is nothing whole to resume from.
         """
         resume = check_output_dir(self.args, resume_from_checkpoint)
-        return super().train(resume_from_checkpoint=resume, **kwargs)
+        if resume is None:
+            if self.args.should_save:
+                discard_run(self.args.output_dir)
+            self.accelerator.wait_for_everyone()
+        on_start = self.args.eval_on_start
+        self.args.eval_on_start = on_start and resume is None  # its figures are in the log of the run it continues
+        try:
+            return super().train(resume_from_checkpoint=resume, **kwargs)
+        finally:
+            self.args.eval_on_start = on_start
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         # Rotation waits until the checkpoint is whole
