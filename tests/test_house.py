@@ -137,12 +137,16 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
+# They plant made-up paths, to show that none gets through
+PLANTED = {"tests/hub/test_card.py", "tests/hub/test_redact.py"}
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|tmp|Users|mnt|scratch)/[\w.]")
 
 
 def test_no_tracked_file_names_a_path_of_a_machine():
     found = []
     for path in tracked():
+        if relative(path) in PLANTED:
+            continue
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError:
