@@ -9,7 +9,7 @@ TESTARGS ?=
 BIN := $(VENV)/bin
 # torch first, alone under its pin: resolved together with the rest, pip may settle on another build of it.
 PIP := $(BIN)/python -m pip install --constraint constraints.txt
-INPUTS := setup.cfg pyproject.toml constraints.txt
+INPUTS := setup.cfg constraints.txt
 RUN_STAMP := $(VENV)/.installed-run
 DEV_STAMP := $(VENV)/.installed-dev
 
@@ -39,7 +39,7 @@ $(DEV_STAMP): $(INPUTS)
 # Everything the job needs is in the repository, so nothing is looked up. One thread: the model is too small for more.
 kuhn: $(RUN_STAMP)
 	HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TRL_EXPERIMENTAL_SILENCE=1 OMP_NUM_THREADS=1 \
-		$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml \
+		$(BIN)/accelerate launch --quiet --config_file recipes/accelerate/cpu.yaml \
 		recipes/kuhn.py --config recipes/kuhn_tiny.yaml --output_dir $(OUT)
 
 test: $(DEV_STAMP)

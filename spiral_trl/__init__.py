@@ -1,6 +1,6 @@
 """Self-play reinforcement learning for language models on zero-sum text games, inside TRL and Hugging Face."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .version import __version__
 
@@ -19,7 +19,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # Games and bots need neither torch nor TRL, so the trainer is imported where it is used
     if name in _HOMES:
         from importlib import import_module

@@ -20,7 +20,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from argparse import Action, Namespace
+import warnings
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -47,6 +48,8 @@ def run_recipe(main: Callable[[Sequence[str] | None], object], argv: Sequence[st
         main (`Callable`): The recipe. Its answer is ignored.
         argv (`Sequence[str]`, *optional*, defaults to `sys.argv[1:]`): Command line without the program's name.
     """
+    # TRL 1.16 sets this field by the name that transformers renamed; nothing a user can change
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated", category=FutureWarning)
     try:
         main(argv)
     except UsageError as error:
@@ -75,7 +78,7 @@ class RecipeParser(TrlParser):
     def __init__(self, dataclass_types: Any = None, **kwargs: Any):
         kwargs.setdefault("allow_abbrev", False)
         # TRL rewrites the fields' types for argparse: what the dataclass says is read from its annotations.
-        types = [dataclass_types] if is_dataclass(dataclass_types) else list(dataclass_types or ())
+        types: list[Any] = [dataclass_types] if is_dataclass(dataclass_types) else list(dataclass_types or ())
         self._hints: dict[str, Any] = {}
         self._choices: dict[str, Sequence[Any]] = {}
         for kind in types:
@@ -87,7 +90,7 @@ class RecipeParser(TrlParser):
                         self._choices[field.name] = field.metadata["choices"]
         super().__init__(types, **kwargs)
 
-    def parse_args_and_config(self, args: Iterable[str] | None = None) -> tuple[Any, ...]:  # type: ignore[override, unused-ignore]
+    def parse_args_and_config(self, args: Iterable[str] | None = None) -> tuple[Any, ...]:  # type: ignore[override]
         """One instance of each dataclass, from the file given by `--config` and the flags, which go first.
 
         The file's `env` mapping is set in the environment, as TRL does.
@@ -151,18 +154,13 @@ class RecipeParser(TrlParser):
             flag = unknown[0].partition("=")[0]
             if not flag.startswith("-"):
                 raise UsageError(f"unexpected argument {_show(flag)}; arguments are of the form --name value")
-            options = [f"--{name}" for name in self._hints] + ["--config"]
-            raise UsageError(
-                f"unknown flag {flag!r}{did_you_mean(flag.replace('-', '_').replace('__', '--', 1), options)}"
-            )
+            options = [f"--{name}" for name in [*self._hints, "config"]]
+            hint = did_you_mean("--" + flag.lstrip("-").replace("-", "_"), options) or "; --help lists the flags"
+            raise UsageError(f"unknown flag {flag!r}{hint}")
         return parsed, []
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
-
-    def _get_values(self, action: Action, arg_strings: list[str]) -> Any:
-        # Defaults from YAML may be numbers inside lists; argparse converts what came from the command line only.
-        return super()._get_values(action, arg_strings)
 
 
 def _take_config(args: Iterable[str]) -> tuple[list[str], str | None]:
@@ -210,10 +208,11 @@ def _read_yaml(path: str) -> dict[Any, Any]:
 
 def _convert(value: Any, hint: Any) -> Any:
     """`value`, as a field of type `hint` takes it; raises `TypeError` where it does not."""
-    origin, arguments = get_origin(hint), get_args(hint)
+    origin: Any = get_origin(hint)
+    arguments = get_args(hint)
     if origin in (Union, UnionType):
         # The arm of the value's own type first: "1e-6" stays text in `float | str`.
-        for arm in sorted(arguments, key=lambda arm: (get_origin(arm) or arm) is not type(value)):
+        for arm in sorted(arguments, key=lambda arm: type(value) not in (arm, get_origin(arm))):
             try:
                 return _convert(value, arm)
             except TypeError:
@@ -226,12 +225,12 @@ def _convert(value: Any, hint: Any) -> Any:
     if isinstance(origin, type):
         if not isinstance(value, origin):
             raise TypeError
-        if issubclass(origin, list) and arguments:
+        if isinstance(value, list) and arguments:
             return [_convert(item, arguments[0]) for item in value]
-        if issubclass(origin, dict) and arguments:
+        if isinstance(value, dict) and arguments:
             return {_convert(key, arguments[0]): _convert(item, arguments[1]) for key, item in value.items()}
         return value
-    if not isinstance(hint, type):
+    if hint is Any or not isinstance(hint, type):
         return value
     if issubclass(hint, Enum):
         if value not in [option.value for option in hint]:

@@ -195,8 +195,8 @@ def _play_text(
         for player in {id(player): player for player in players}.values():
             asked = [i for i, (_, turn) in enumerate(pending) if players[turn.player] is player]
             if asked:
-                for i, reply in zip(asked, player.reply([pending[i][1] for i in asked]), strict=True):
-                    replies[i] = reply
+                for i, answer in zip(asked, player.reply([pending[i][1] for i in asked]), strict=True):
+                    replies[i] = answer
 
         actions: dict[int, dict[int, str]] = {}
         offenders: dict[int, int] = {}

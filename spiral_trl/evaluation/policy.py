@@ -31,15 +31,17 @@ _REPLIES_PER_ROW = 20
 
 @runtime_checkable
 class TokenPlayer(Protocol):
-    """A player whose token probabilities can be computed: what [`exact_policy`] needs of a language model."""
+    """A player whose token probabilities can be computed: what [`exact_policy`] needs of a language model.
+
+    `plain_sampling` says whether replies are drawn from the model's own distribution: at temperature 1, without top-k,
+    top-p, min-p, penalties or other changes.
+    """
 
     name: str
     eos_token_ids: frozenset[int]
     vocab_size: int
     max_new_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
+    plain_sampling: bool
 
     def prompt_ids(self, turn: Turn) -> tuple[int, ...]:
         """Token ids of the prompt for `turn`."""
@@ -178,7 +180,8 @@ def exact_policy(
 
     Args:
         player ([`TokenPlayer`]):
-            A language model that samples at temperature 1 without top-k and top-p.
+            A language model that samples from its own distribution: at temperature 1, without top-k, top-p, min-p or
+            penalties.
         table ([`~spiral_trl.games.table.GameTable`]):
             The game.
         tolerance (`float`, *optional*, defaults to `1e-4`):
@@ -190,10 +193,10 @@ def exact_policy(
         [`TooManyRepliesError`]: If `max_rows` does not suffice.
         `ValueError`: If the player samples from a changed distribution, or the tolerance is not in (0, 1).
     """
-    if player.temperature != 1 or player.top_k or player.top_p != 1:
+    if not player.plain_sampling:
         raise ValueError(
-            f"The exact policy is that of sampling at temperature 1 without top-k and top-p, but {player.name!r} has "
-            f"temperature={player.temperature}, top_k={player.top_k}, top_p={player.top_p}. Use sampled_policy."
+            f"The exact policy is that of sampling at temperature 1 without top-k, top-p, min-p or penalties, but "
+            f"{player.name!r} changes its distribution. Use sampled_policy."
         )
     if not 0 < tolerance < 1:
         raise ValueError(f"`tolerance` has to lie between 0 and 1, not {tolerance!r}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -95,6 +95,8 @@ class LanguageModelPlayer:
         self.max_length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.eos_token_ids)
         self._generation_config = self._sampling_config(min_p, repetition_penalty, generation_kwargs or {})
+        # Whether replies are drawn from the model's own distribution, so that `next_token_probs` tells their probability
+        self.plain_sampling = self._generation_config is None
         self._prompts: dict[tuple, tuple[int, ...]] = {}
         self._texts: dict[tuple[int, ...], str] = {}
 
@@ -133,7 +135,7 @@ class LanguageModelPlayer:
             if len(self._prompts) > 10_000:
                 self._prompts.clear()
             ids = self.tokenizer.apply_chat_template(
-                list(turn.messages),
+                cast("list[dict[str, str]]", list(turn.messages)),
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=False,
@@ -145,7 +147,7 @@ class LanguageModelPlayer:
                     f"passes the model's {self.max_length} positions. Lower max_completion_length, or play a game "
                     "with shorter observations."
                 )
-            self._prompts[key] = tuple(ids)
+            self._prompts[key] = tuple(cast("list[int]", ids))
         return self._prompts[key]
 
     def decode(self, completion_ids: Sequence[int]) -> str:
@@ -154,7 +156,7 @@ class LanguageModelPlayer:
         if key not in self._texts:
             if len(self._texts) > 100_000:
                 self._texts.clear()
-            self._texts[key] = self.tokenizer.decode(list(key), skip_special_tokens=True)
+            self._texts[key] = cast("str", self.tokenizer.decode(list(key), skip_special_tokens=True))
         return self._texts[key]
 
     @torch.no_grad()
@@ -225,6 +227,7 @@ class LanguageModelPlayer:
     def _sample_by_engine(
         self, prompts: Sequence[tuple[int, ...]], which: np.ndarray
     ) -> tuple[list[Reply], np.ndarray]:
+        assert self.engine is not None
         completion_ids, logprobs = self.engine([list(prompts[i]) for i in which])
         replies = []
         for i, ids in enumerate(completion_ids):
@@ -244,10 +247,10 @@ class LanguageModelPlayer:
             policy_version=self.policy_version,
         )
 
-    def _logits_processor(self, model: PreTrainedModel):
+    def _logits_processor(self, model: PreTrainedModel) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
         if self._generation_config is None:
             return None
-        processors = model._get_logits_processor(  # the one way to all of `generate`'s processors
+        processors = cast("Any", model)._get_logits_processor(  # the one way to all of `generate`'s processors
             generation_config=self._generation_config, input_ids_seq_length=0, device=model.device
         )
         return lambda input_ids, logits: processors(input_ids, logits)
@@ -298,7 +301,7 @@ class evaluating:
         if self.was_training:
             self.model.eval()
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self.was_training:
             self.model.train()
 

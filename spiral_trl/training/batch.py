@@ -90,7 +90,7 @@ def training_rows(
     replies = [batch.samples[sample].reply for sample in used]
     multiple = pad_to_multiple_of
 
-    def padded(values: list, side: str, fill: float) -> torch.Tensor:
+    def padded(values: list, side: str, fill: int) -> torch.Tensor:
         return pad(values, padding_value=fill, padding_side=side, pad_to_multiple_of=multiple)
 
     prompts = [torch.tensor(reply.prompt_ids) for reply in replies]
@@ -103,7 +103,7 @@ def training_rows(
     }
     if all(reply.logprobs is not None for reply in replies):
         logprobs = [torch.tensor([np.nan if lp is None else lp for lp in reply.logprobs]) for reply in replies]
-        columns["sampling_per_token_logps"] = padded(logprobs, "right", 0.0)
+        columns["sampling_per_token_logps"] = padded(logprobs, "right", 0)
     if mask_truncated:
         kept = torch.from_numpy(~turns.truncated[used])
         columns["completion_mask"] = columns["completion_mask"] * kept[:, None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import MISSING, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, cast
 
 from trl import GRPOConfig
 
@@ -107,10 +108,12 @@ class SelfPlayConfig(GRPOConfig):
             "help": "Number of optimizer steps. The default is the paper's 400 generations with 2 updates each."
         },
     )
-    num_train_epochs: float | None = field(default=None, metadata={"help": "Not used; set max_steps."})
+    num_train_epochs: float | None = field(  # type: ignore[assignment]  # None is seen as unset
+        default=None, metadata={"help": "Not used; set max_steps."}
+    )
     num_iterations: int = field(default=2, metadata={"help": "Number of updates with each generation."})
     num_generations: int | None = field(default=None, metadata={"help": "Not used; set games_per_generation."})
-    max_completion_length: int | None = field(
+    max_completion_length: int = field(
         default=8192, metadata={"help": "Maximum length of the generated reply in tokens."}
     )
     loss_type: str = field(
@@ -165,7 +168,17 @@ class SelfPlayConfig(GRPOConfig):
         default=False, metadata={"help": "Whether an output folder that holds another run may be written over."}
     )
 
-    def __post_init__(self):
+    if TYPE_CHECKING:
+        # As `__post_init__` leaves them: TRL declares what may be given, such as None or JSON
+        output_dir: str = cast("Any", None)
+        steps_per_generation: int = cast("Any", None)
+        pad_to_multiple_of: int | None = None
+        gradient_checkpointing_kwargs: dict[str, Any] | None = None
+        model_init_kwargs: dict[str, Any] | None = None
+        generation_kwargs: dict[str, Any] | None = None
+        chat_template_kwargs: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
         self._refuse_meaningless()
         for name in ("games_per_generation", "max_turns", "generation_rows", "eval_games", "max_steps"):
             value = getattr(self, name)

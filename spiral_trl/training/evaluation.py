@@ -59,20 +59,21 @@ def evaluate_player(
     for name in game_names:
         game = make_game(name)
         batch = play(name, [player] * game.num_players, seeds, illegal=illegal)
-        replies = [step.reply for step in batch.samples]
-        errors = np.array([reply.action is None for reply in replies], dtype=float)
-        note(name, "illegal_rate", float(errors[batch.turn_sample].mean()))
+        errors = np.array([step.reply.action is None for step in batch.samples], dtype=float)
+        illegal_rate = float(errors[batch.turn_sample].mean())
         for seat, role in enumerate(game.roles):
             metrics[f"{name}/{role}/return"] = float(batch.outcomes.returns[:, seat].mean())
         if game.num_players == 2:
             measured = measure_exploitability(player, name, samples=samples, seed=seed, pairs=max(2, games // 2))
             if isinstance(measured, Exploitability):
+                illegal_rate = measured.illegal_rate  # from all replies rather than a sample of games
                 note(name, "exploitability", measured.exploitability)
                 note(name, "nash_conv", measured.nash_conv)
                 note(name, "exploitability_given_legal", measured.given_legal.exploitability)
                 note(name, "unexplored_mass", measured.unexplored_mass)
             else:
                 note(name, "exploitability_lower_bound", measured.lower_bound.estimate)
+        note(name, "illegal_rate", illegal_rate)
         for opponent in opponents:
             match = play_match(name, player, make_player(opponent), pairs=games // 2, seed=seed)
             metrics[f"{name}/{opponent}/return"] = match.mean_return.estimate

@@ -114,6 +114,7 @@ def run_self_play(
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from error
 
+    assert model_args.model_name_or_path is not None
     embedded = model_args.model_name_or_path == EMBEDDED
     model_folder, warm_seconds = model_args.model_name_or_path, 0.0
     if embedded:
@@ -167,7 +168,7 @@ def _check(
             raise ValueError(f"{name} is {getattr(run, name)}, which is too few.")
     if not model_args.model_name_or_path:
         raise ValueError("model_name_or_path is missing; give a Hub id, a folder, or `embedded`.")
-    asked = args.resume_from_checkpoint
+    asked: str | bool | None = args.resume_from_checkpoint
     if isinstance(asked, str) and asked.lower() in ("true", "false"):
         asked = asked.lower() == "true"
     resume = check_output_dir(args, asked)
@@ -293,7 +294,7 @@ def _metrics(
     plain = measured.get("plain")
     embedded = model_args.model_name_or_path == EMBEDDED
     parameters = sum(p.numel() for p in trainer.accelerator.unwrap_model(trainer.model).parameters())
-    name = f"embedded Qwen3, {parameters:,} parameters" if embedded else model_args.model_name_or_path
+    name = f"embedded Qwen3, {parameters:,} parameters" if embedded else str(model_args.model_name_or_path)
     command = f"accelerate launch {' '.join(shlex.quote(part) for part in sys.argv)}"
     device = args.device
     settings = (

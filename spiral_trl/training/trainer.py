@@ -8,7 +8,7 @@ import os
 import textwrap
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,9 +42,10 @@ from .metrics import COMPLETION_ROWS, completion_rows, outcome_metrics, turn_met
 if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
+    from transformers.trainer_utils import TrainOutput
 
 
-def game_return(**kwargs) -> list[float]:
+def game_return(**kwargs: Any) -> list[float | None]:
     """Stands for the game where TRL wants a reward source; returns come from the games and this is never called."""
     raise RuntimeError("game_return is a placeholder: rewards come from the games")
 
@@ -120,6 +121,12 @@ class SelfPlayTrainer(GRPOTrainer):
     """
 
     args: SelfPlayConfig
+    model: PreTrainedModel
+    max_completion_length: int
+    pad_to_multiple_of: int | None
+    chat_template_kwargs: dict[str, Any]
+    _logs: dict[str, Any]
+    _buffered_inputs: list[dict[str, Any]] | None  # type: ignore[assignment]  # TRL's is inferred None
 
     _tag_names = ["trl", "spiral-trl", "self-play"]
     _name = "SPIRAL"
@@ -217,7 +224,7 @@ class SelfPlayTrainer(GRPOTrainer):
         engine = None
         if self.use_vllm or self.use_transformers_continuous_batching:
             engine = self._generate_by_engine
-        self._generating_model: torch.nn.Module = self.accelerator.unwrap_model(self.model)
+        self._generating_model: PreTrainedModel = self.accelerator.unwrap_model(self.model)
         self.player = LanguageModelPlayer(
             self._generating_model,
             self._tokenizer,
@@ -238,11 +245,11 @@ class SelfPlayTrainer(GRPOTrainer):
     # ------------------------------------------------------------------------------------------------------ playing
 
     @contextmanager
-    def _yield_generating_model(self):
+    def _yield_generating_model(self) -> Iterator[PreTrainedModel]:
         yield self._generating_model
 
     @contextmanager
-    def generation(self):
+    def generation(self) -> Iterator[None]:
         """Unwraps the model once for all turns of a rollout (and gathers it under ZeRO-3)."""
         if self.player.engine is not None:
             yield
@@ -266,7 +273,7 @@ class SelfPlayTrainer(GRPOTrainer):
         completion_ids, logprobs = self._generate_single_turn(asked, None, {}, 1)[:2]
         return completion_ids[: len(prompts)], None if logprobs is None else logprobs[: len(prompts)]
 
-    def _play_generation(self, generation: int) -> tuple[EpisodeBatch, np.ndarray]:
+    def play_generation(self, generation: int) -> tuple[EpisodeBatch, np.ndarray]:
         """This process's games of a generation, and the index of each among all processes' games."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         mine = np.arange(rank, self.args.games_per_generation, world)
@@ -305,7 +312,7 @@ class SelfPlayTrainer(GRPOTrainer):
         started = time.perf_counter()
         args, device = self.args, self.accelerator.device
         self.player.policy_version = self.state.global_step
-        batch, order = self._play_generation(self._step // (args.steps_per_generation * self.num_iterations))
+        batch, order = self.play_generation(self._step // (args.steps_per_generation * self.num_iterations))
         self.last_batch = batch
         turns = learner_turns(batch)
         outcomes, position = gather_outcomes(batch.outcomes, order, self.games)
@@ -373,7 +380,7 @@ class SelfPlayTrainer(GRPOTrainer):
                         rows["ref_per_token_logps"] = logps(self.model)
         if self.use_vllm and sampling is not None:
             rows["sampling_per_token_logps"] = sampling
-        if correct:
+        if correct and sampling is not None:
             rows["importance_sampling_ratio"] = importance_sampling_ratio(
                 rows["old_per_token_logps"],
                 sampling,
@@ -445,14 +452,23 @@ class SelfPlayTrainer(GRPOTrainer):
         ticks = _Ticks(self.args.max_steps * self.args.gradient_accumulation_steps)
         return DataLoader(ticks, batch_size=1, collate_fn=lambda items: items)
 
-    def training_step(self, model, inputs, num_items_in_batch):
+    def training_step(
+        self, model: torch.nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
         started, generating = time.perf_counter(), self.seconds["generation"]
         loss = super().training_step(model, inputs, num_items_in_batch)
         generated = self.seconds["generation"] - generating
         self.seconds["training"] += time.perf_counter() - started - generated
         return loss
 
-    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, *args, **kwargs):
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: torch.nn.Module,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Any, ...]:
         """As TRL's; equal rows are computed once and the results gathered back to every row, with their gradients."""
         distinct = distinct_rows(input_ids, attention_mask)
         if distinct is None:
@@ -463,7 +479,9 @@ class SelfPlayTrainer(GRPOTrainer):
         )
         return logps[inverse], None if entropies is None else entropies[inverse], *rest
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+    def train(  # type: ignore[override]  # all but the first by keyword
+        self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any
+    ) -> TrainOutput:
         """As [`~transformers.Trainer.train`]. `resume_from_checkpoint=True` takes the newest checkpoint that was
         written to its end.
 
@@ -482,7 +500,7 @@ class SelfPlayTrainer(GRPOTrainer):
         finally:
             self.args.eval_on_start = on_start
 
-    def _save_checkpoint(self, model, trial):
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         # Rotation waits until the checkpoint is whole
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
@@ -515,7 +533,7 @@ class SelfPlayTrainer(GRPOTrainer):
             write_state(folder, state)
             rotate(run_dir, limit, self.state.best_model_checkpoint)
 
-    def _load_optimizer_and_scheduler(self, checkpoint):
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
@@ -539,7 +557,9 @@ class SelfPlayTrainer(GRPOTrainer):
     # --------------------------------------------------------------------------------------------------- evaluation
 
     @torch.no_grad()
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Plays games with the current policy and measures them; training state stays as it is.
 
         Metrics: `eval_exploitability` (mean over games that have one), `eval_illegal_rate`, and by game and opponent
@@ -576,7 +596,9 @@ class SelfPlayTrainer(GRPOTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def create_model_card(self, model_name=None, dataset_name=None, tags=None):
+    def create_model_card(  # type: ignore[override]  # TRL's differs from Transformers'
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
         folder = Path(self.args.output_dir)
         if (folder / "metrics.json").is_file():
             if self.is_world_process_zero():

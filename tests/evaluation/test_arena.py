@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from fakes import Always
+from evaluation_fakes import Always
 
 from spiral_trl.evaluation.arena import count_illegal, play_match
 from spiral_trl.games.chance import derive_seeds

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from fakes import Always, TinyLM
+from evaluation_fakes import Always, TinyLM
 
 from spiral_trl.evaluation.policy import (
     PolicyTable,
@@ -12,6 +12,8 @@ from spiral_trl.evaluation.policy import (
 )
 from spiral_trl.games import parse_action, tabulate
 from spiral_trl.players.bots import RandomPlayer
+from spiral_trl.players.language_model import LanguageModelPlayer
+from spiral_trl.training.tiny import build_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +80,37 @@ def test_tokens_past_the_vocabulary_can_be_declared_as_ends(kuhn):
     )
 
 
-@pytest.mark.parametrize(("field", "value"), [("temperature", 0.6), ("top_k", 20), ("top_p", 0.95)])
-def test_exact_policy_refuses_a_changed_distribution(kuhn, field, value):
+def test_exact_policy_refuses_a_changed_distribution(kuhn):
     player = TinyLM()
-    setattr(player, field, value)
-    with pytest.raises(ValueError, match=f"{field}={value}.*sampled_policy"):
+    player.plain_sampling = False
+    with pytest.raises(ValueError, match="'tiny' changes its distribution.*sampled_policy"):
         exact_policy(player, kuhn)
+
+
+@pytest.mark.parametrize(
+    ("settings", "plain"),
+    [
+        ({}, True),
+        ({"temperature": 0.6}, False),
+        ({"top_k": 5}, False),
+        ({"top_p": 0.9}, False),
+        ({"min_p": 0.1}, False),
+        ({"repetition_penalty": 1.1}, False),
+        ({"generation_kwargs": {"bad_words_ids": [[5]]}}, False),
+    ],
+)
+def test_the_embedded_model_is_read_exactly_where_it_samples_plainly(kuhn, settings, plain):
+    model, tokenizer = build_tiny_model(0)
+    player = LanguageModelPlayer(model, tokenizer, max_new_tokens=1, **settings)
+    if not plain:
+        with pytest.raises(ValueError, match="changes its distribution"):
+            exact_policy(player, kuhn)
+        return
+    policy = exact_policy(player, kuhn, tolerance=1e-9)
+    drawn = sampled_policy(player, kuhn, samples=4000, seed=0)
+    # Five standard errors of a frequency are at most 5 * 0.5 / sqrt(4000) = 0.04.
+    assert policy.probabilities.max() > 0.02
+    assert np.abs(policy.probabilities - drawn.probabilities).max() < 0.04
 
 
 def test_exact_policy_refuses_replies_that_spread_too_widely(kuhn):

@@ -84,9 +84,7 @@ class TinyLM:
     words = ("", "[bet]", "[check]", "[call]", "[fold]", "no ", "[be", "t]")
     eos_token_ids = frozenset({0})
     vocab_size = len(words)
-    temperature = 1.0
-    top_k = 0
-    top_p = 1.0
+    plain_sampling = True
 
     def __init__(self, max_new_tokens: int = 3, sharpness: float = 1.5):
         self.max_new_tokens = max_new_tokens
