@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,8 +98,16 @@ def parameters():
 # ----------------------------------------------------------------------------------------- runs in other processes
 
 
+def is_running(pid):
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class Worker:
-    """`run_worker.py` in a process group of its own, on one or several processes."""
+    """`run_worker.py` in processes of its own, one or several."""
 
     def __init__(self, folder, settings, processes=1):
         self.log = folder / f"worker-{time.monotonic_ns()}.log"
@@ -112,7 +121,6 @@ class Worker:
                 [*launcher, str(WORKER), str(path)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, os.environ.get("PYTHONPATH", ""))))},
             )
 
@@ -134,19 +142,27 @@ class Worker:
         self.kill()
 
     def kill(self):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """The launcher and the ranks, which it puts into sessions of their own."""
+        if self.process.poll() is not None:
+            return
+        ranks = [int(pid) for pid in re.findall(r"pid: (\d+)", self.output())]
+        for pid in {self.process.pid, *ranks}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait(timeout=60)
+        while any(is_running(pid) for pid in ranks):
+            time.sleep(0.01)
 
 
 @pytest.fixture
 def start_worker(tmp_path, tiny_model):
-    """`start_worker(processes=..., resume=..., pause=..., games=..., FIELD=value)`; ends with the test."""
+    """`start_worker(processes=..., resume=..., pause=..., ranks=..., FIELD=value)`; ends with the test."""
     workers = []
 
-    def start(processes=1, resume=None, pause=0.0, games=GAME, **overrides):
+    def start(processes=1, resume=None, pause=0.0, ranks=None, **overrides):
         args = {"output_dir": str(tmp_path / "run"), **SMALL, **overrides}
-        settings = {"model": tiny_model, "games": games, "args": args, "resume": resume, "pause": pause}
+        settings = {"model": tiny_model, "games": GAME, "args": args}
+        settings |= {"resume": resume, "pause": pause, "ranks": ranks}
         workers.append(Worker(tmp_path, settings, processes))
         return workers[-1]
 

@@ -1,25 +1,34 @@
-"""One self-play run in a process of its own: `run_worker.py SETTINGS.json`.
+"""One self-play run in processes of its own: `run_worker.py SETTINGS.json`.
 
-Settings: `model`, `games`, `args` (fields of the config), `resume`, and `pause`, the seconds to wait after each step so
-that a test can end the process in the middle.
+Settings: `model`, `games`, `args` (fields of the config), `resume`, `pause`, the seconds to wait before each step so
+that a test can end the run in the middle, and `ranks`, a folder where each rank leaves what it ended with.
 """
 
 import json
+import os
 import sys
 import time
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from spiral_trl import SelfPlayConfig, SelfPlayTrainer
+from spiral_trl.training.batch import learner_turns
 
 
-class Pause(TrainerCallback):
-    def __init__(self, seconds):
-        self.seconds = seconds
+class Watch(TrainerCallback):
+    """Waits before each step, and counts the turns this rank has to train on."""
+
+    def __init__(self, trainer, seconds):
+        self.trainer, self.seconds, self.turns = trainer, seconds, []
 
     def on_step_begin(self, args, state, control, **kwargs):
         time.sleep(self.seconds)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.turns.append(len(learner_turns(self.trainer.last_batch)) if self.trainer.last_batch is not None else None)
 
 
 def main(path):
@@ -27,9 +36,22 @@ def main(path):
     with open(path) as file:
         settings = json.load(file)
     trainer = SelfPlayTrainer(settings["model"], settings["games"], SelfPlayConfig(**settings["args"]))
-    trainer.add_callback(Pause(settings.get("pause", 0.0)))
-    print(f"processes: {trainer.accelerator.num_processes}", flush=True)
-    trainer.train(resume_from_checkpoint=settings.get("resume"))
+    watch = Watch(trainer, settings["pause"])
+    trainer.add_callback(watch)
+    print(f"processes: {trainer.accelerator.num_processes}, pid: {os.getpid()}", flush=True)
+    trainer.train(resume_from_checkpoint=settings["resume"])
+    if settings["ranks"] is not None:
+        folder, rank = Path(settings["ranks"]), trainer.accelerator.process_index
+        folder.mkdir(exist_ok=True)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        save_file({name: p.detach().clone() for name, p in model.named_parameters()}, folder / f"{rank}.safetensors")
+        ended = {
+            "processes": trainer.accelerator.num_processes,
+            "baselines": list(trainer.advantage.baselines.values()),
+            "played": trainer.played,
+            "turns": watch.turns,
+        }
+        (folder / f"{rank}.json").write_text(json.dumps(ended))
 
 
 if __name__ == "__main__":
