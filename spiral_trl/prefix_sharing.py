@@ -59,6 +59,24 @@ class _Front:
     row: np.ndarray  # the row each live sample stands at
 
 
+def left_padded(
+    rows: Sequence[Sequence[int]], pad_token_id: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask, both `(R, L)`, of token sequences of different lengths, padded on the left."""
+    length = max(len(row) for row in rows)
+    tokens = np.full((len(rows), length), pad_token_id, dtype=np.int64)
+    mask = np.zeros_like(tokens)
+    for i, row in enumerate(rows):
+        tokens[i, length - len(row) :] = row
+        mask[i, length - len(row) :] = 1
+    return torch.from_numpy(tokens).to(device), torch.from_numpy(mask).to(device)
+
+
+def position_ids(mask: torch.Tensor) -> torch.Tensor:
+    """`(R, L)` position of each token in its own row, from the mask `(R, L)`."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
 def _draw(probabilities: torch.Tensor, row: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     """Token of each sample by inversion: `probabilities` (R, V), `row` and `draws` (B,) -> (B,).
 
@@ -88,7 +106,7 @@ def sample_distinct(
     max_new_tokens: int,
     eos_token_ids: Collection[int],
     pad_token_id: int,
-    process_logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    process_logits: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     use_cache: bool = True,
     max_rows: int = 512,
 ) -> Completions:
@@ -107,8 +125,8 @@ def sample_distinct(
         max_new_tokens (`int`): Longest completion.
         eos_token_ids (`Collection[int]`): Tokens that end a completion.
         pad_token_id (`int`): Token of padding.
-        process_logits (`Callable`, *optional*): `(token ids (R, L), logits (R, V)) -> logits (R, V)`: temperature,
-            top-p and the like.
+        process_logits (`Callable`, *optional*): `(token ids (R, L), mask (R, L), logits (R, V)) -> logits (R, V)`:
+            temperature, top-p and the like. Token ids are padded on the left, where the mask is 0.
         use_cache (`bool`, *optional*, defaults to `True`): Whether to keep key-value caches. `False` computes every
             prefix anew, for models whose cache cannot be reordered.
         max_rows (`int`, *optional*, defaults to `512`): Most rows in one forward pass.
@@ -117,7 +135,6 @@ def sample_distinct(
         [`Completions`]
     """
     device = model.device
-    vocab = model.get_output_embeddings().weight.size(0)
     token_ids: list[tuple[int, ...]] = []
     logprobs: list[tuple[float, ...]] = []
     prompt_of: list[int] = []
@@ -126,20 +143,15 @@ def sample_distinct(
     fronts: list[_Front] = []
     for start in range(0, len(prompts), max_rows):
         part = prompts[start : start + max_rows]
-        length = max(len(prompt) for prompt in part)
-        tokens = np.full((len(part), length), pad_token_id, dtype=np.int64)
-        mask = np.zeros_like(tokens)
-        for i, prompt in enumerate(part):
-            tokens[i, length - len(prompt) :] = prompt
-            mask[i, length - len(prompt) :] = 1
         samples = np.flatnonzero((which >= start) & (which < start + max_rows))
         if not len(samples):
             continue
+        tokens, mask = left_padded(part, pad_token_id, device)
         fronts.append(
             _Front(
-                tokens=torch.from_numpy(tokens).to(device),
-                mask=torch.from_numpy(mask).to(device),
-                fresh=length,
+                tokens=tokens,
+                mask=mask,
+                fresh=tokens.size(1),
                 cache=None,
                 prompt=list(range(start, start + len(part))),
                 done=[()] * len(part),
@@ -156,14 +168,15 @@ def sample_distinct(
         outputs = model(
             input_ids=front.tokens[:, -fresh:],
             attention_mask=front.mask,
-            position_ids=(front.mask.cumsum(-1) - 1).clamp(min=0)[:, -fresh:],
+            position_ids=position_ids(front.mask)[:, -fresh:],
             past_key_values=front.cache,
             use_cache=use_cache,
             logits_to_keep=1,
         )
         logits = outputs.logits[:, -1].float()  # (R, V)
+        vocab = logits.size(1)
         if process_logits is not None:
-            logits = process_logits(front.tokens, logits)
+            logits = process_logits(front.tokens, front.mask, logits)
         log_probabilities = torch.log_softmax(logits, dim=-1)
         row = torch.from_numpy(front.row).to(device)
         draws = torch.from_numpy(np.minimum(draw(front.samples, position), _MAX_DRAW)).to(device)
@@ -244,4 +257,6 @@ def distinct_rows(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tupl
         _, inverse = torch.unique(rows, dim=0, return_inverse=True)
         first = torch.full((int(inverse.max()) + 1,), num_rows, dtype=torch.int64, device=input_ids.device)
         first = first.scatter_reduce(0, inverse, torch.arange(num_rows, device=input_ids.device), "amin")
+        if len(first) == num_rows:
+            return None
     return first, inverse

@@ -11,6 +11,7 @@ Axes used in shapes throughout the package: `G` games (episodes), `P` players (s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -39,6 +40,8 @@ class Ending(str, Enum):
 
 
 ENDINGS: tuple[Ending, ...] = tuple(Ending)
+
+_LONE_SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ class Reply:
     """What a player answered.
 
     Args:
-        text (`str`): The reply as text. Where a model wrote it, it is untrusted.
+        text (`str`): The reply as text. Where a model wrote it, it is untrusted. Lone surrogates, which no UTF-8 file can
+            hold, become U+FFFD.
         action (`str`, *optional*): The action the game parsed from it; `None` if there was none.
         error (`str`, *optional*): Why no action could be parsed.
         prompt_ids, completion_ids (`tuple[int, ...]`, *optional*): Token ids; `None` for players that are no model.
@@ -100,6 +104,10 @@ class Reply:
     logprobs: tuple[float, ...] | None = None
     finish_reason: str = "stop"
     policy_version: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.text.isascii():
+            object.__setattr__(self, "text", _LONE_SURROGATES.sub("\ufffd", self.text))
 
 
 @dataclass(frozen=True)
@@ -187,7 +195,8 @@ class EpisodeBatch:
         return len(self.seeds)
 
     def episode(self, index: int) -> Episode:
-        """The game at `index` as an [`Episode`]."""
+        """The game at `index` as an [`Episode`]; negative ones count from the end."""
+        index = range(len(self))[index]
         first, last = np.searchsorted(self.turn_episode, [index, index + 1])
         seed = int(self.seeds[index])
         steps = []

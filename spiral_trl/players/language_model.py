@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
+from ..errors import did_you_mean
 from ..games.chance import REPLY, uniforms
-from ..prefix_sharing import sample_distinct
+from ..prefix_sharing import left_padded, position_ids, sample_distinct
 from ..records import Reply, Turn
 
 
@@ -43,7 +44,8 @@ class LanguageModelPlayer:
         eos_token_ids (`Sequence[int]`, *optional*):
             Tokens that end a reply. By default those of the generation config and the tokenizer.
         generation_kwargs (`Mapping`, *optional*):
-            More fields of [`~transformers.GenerationConfig`] that act on logits, such as `bad_words_ids`.
+            More fields of [`~transformers.GenerationConfig`] that act on logits, such as `bad_words_ids`: see
+            [`GENERATION_KWARGS`]. With an engine, which reads them itself, none is looked at here.
         chat_template_kwargs (`Mapping`, *optional*):
             Passed to `apply_chat_template`, such as `{"enable_thinking": False}`.
         max_rows (`int`, *optional*, defaults to `512`):
@@ -53,8 +55,6 @@ class LanguageModelPlayer:
         engine (`Callable`, *optional*):
             Generates instead of the built-in sampler (vLLM).
     """
-
-    speculative = True
 
     def __init__(
         self,
@@ -87,6 +87,8 @@ class LanguageModelPlayer:
         self.policy_version: int | None = None
         self.unwrap = unwrap or (lambda: nullcontext(model))
         self.engine = engine
+        # An engine computes every reply by itself, so that one which may never be used costs as much as any other
+        self.speculative = engine is None
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         if eos_token_ids is None:
             eos_token_ids = default_eos_token_ids(model, tokenizer)
@@ -106,11 +108,12 @@ class LanguageModelPlayer:
         """The generation config whose logits processors apply, or `None` where plain sampling needs none."""
         from transformers import GenerationConfig
 
-        unsupported = sorted(set(kwargs) & UNSUPPORTED_GENERATION_KWARGS)
+        unsupported = sorted(set(kwargs) - GENERATION_KWARGS) if self.engine is None else []
         if unsupported:
             raise ValueError(
-                f"generation_kwargs: {', '.join(unsupported)} cannot be used in self-play generation; each reply is "
-                "one sample from the policy. Remove it."
+                f"generation_kwargs: {', '.join(unsupported)} cannot be used in self-play generation, where each reply "
+                f"is one sample from the policy. Allowed: {', '.join(sorted(GENERATION_KWARGS))}"
+                f"{did_you_mean(unsupported[0], GENERATION_KWARGS)}"
             )
         plain = self.temperature == 1.0 and self.top_p == 1.0 and not self.top_k and not min_p
         if plain and repetition_penalty == 1.0 and not kwargs:
@@ -126,7 +129,10 @@ class LanguageModelPlayer:
             "pad_token_id": self.pad_token_id,
             "eos_token_id": sorted(self.eos_token_ids),
         }
-        return GenerationConfig(**{**fields, **kwargs})
+        config = GenerationConfig(**{**fields, **(kwargs if self.engine is None else {})})
+        # What `generate` derives before it makes its processors, some of which need it
+        config._eos_token_tensor = torch.tensor(sorted(self.eos_token_ids))
+        return config
 
     def prompt_ids(self, turn: Turn) -> tuple[int, ...]:
         """Token ids of the turn's chat, with the prompt for the reply. Remembered: small games ask few prompts."""
@@ -166,16 +172,15 @@ class LanguageModelPlayer:
         with self.unwrap() as model, evaluating(model):
             for start in range(0, len(prefixes), self.max_rows):
                 part = prefixes[start : start + self.max_rows]
-                length = max(len(prefix) for prefix in part)
-                # Right padding needs no mask under causal attention
-                ids = np.full((len(part), length), self.pad_token_id, dtype=np.int64)
-                for i, prefix in enumerate(part):
-                    ids[i, : len(prefix)] = prefix
-                last = torch.tensor([len(prefix) - 1 for prefix in part], device=model.device)
-                hidden = model.base_model(input_ids=torch.from_numpy(ids).to(model.device), use_cache=False)
-                hidden = hidden.last_hidden_state[torch.arange(len(part), device=model.device), last]
-                logits = model.get_output_embeddings()(hidden).double() / self.temperature
-                rows.append(torch.softmax(logits, dim=-1).cpu().numpy())
+                ids, mask = left_padded(part, self.pad_token_id, model.device)
+                logits = model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=position_ids(mask),
+                    use_cache=False,
+                    logits_to_keep=1,
+                ).logits[:, -1]
+                rows.append(torch.softmax(logits.double() / self.temperature, dim=-1).cpu().numpy())
         return np.concatenate(rows)
 
     def reply(self, turns: Sequence[Turn]) -> list[Reply]:
@@ -247,45 +252,40 @@ class LanguageModelPlayer:
             policy_version=self.policy_version,
         )
 
-    def _logits_processor(self, model: PreTrainedModel) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
+    def _logits_processor(
+        self, model: PreTrainedModel
+    ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None:
         if self._generation_config is None:
             return None
-        processors = cast("Any", model)._get_logits_processor(  # the one way to all of `generate`'s processors
-            generation_config=self._generation_config, input_ids_seq_length=0, device=model.device
-        )
-        return lambda input_ids, logits: processors(input_ids, logits)
+        config = self._generation_config
+
+        def process(input_ids: torch.Tensor, mask: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+            processors = cast("Any", model)._get_logits_processor(  # the one way to all of `generate`'s processors
+                generation_config=config,
+                input_ids_seq_length=input_ids.size(1),
+                device=input_ids.device,
+                model_kwargs={"attention_mask": mask},
+            )
+            # Padding must look like no token: penalties would fall on one, perhaps the one that ends replies
+            return processors(input_ids.masked_fill(mask == 0, logits.size(1)), logits)
+
+        return process
 
 
-# Fields that change what a sample is, rather than the distribution it is drawn from.
-UNSUPPORTED_GENERATION_KWARGS = frozenset(
+# Fields of the generation config that change the distribution of the next token given those before it. The others
+# change what a sample is, have a field of their own in the trainer's config, or need what only `generate` knows.
+GENERATION_KWARGS = frozenset(
     {
-        "num_beams",
-        "num_beam_groups",
-        "num_return_sequences",
-        "do_sample",
-        "max_length",
-        "max_new_tokens",
-        "min_length",
-        "min_new_tokens",
-        "penalty_alpha",
-        "dola_layers",
-        "assistant_early_exit",
-        "prompt_lookup_num_tokens",
-        "guidance_scale",
-        "constraints",
-        "force_words_ids",
-        "stop_strings",
-        "use_cache",
-        "cache_implementation",
-        "begin_suppress_tokens",
-        "forced_bos_token_id",
-        "forced_eos_token_id",
-        "watermarking_config",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "repetition_penalty",
+        "bad_words_ids",
+        "epsilon_cutoff",
+        "eta_cutoff",
+        "no_repeat_ngram_size",
+        "remove_invalid_values",
+        "renormalize_logits",
+        "sequence_bias",
+        "suppress_tokens",
+        "top_h",
+        "typical_p",
     }
 )
 

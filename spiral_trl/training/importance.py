@@ -6,6 +6,11 @@ import math
 
 import torch
 
+from ..errors import did_you_mean
+
+
+_MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
+
 
 def importance_sampling_ratio(
     old_logps: torch.Tensor,
@@ -30,12 +35,12 @@ def importance_sampling_ratio(
     Returns:
         `torch.Tensor`: `(N, C)` or, per sequence, `(N, 1)`.
     """
-    level, _, constraint = mode.partition("_")
-    if level not in ("token", "sequence") or constraint not in ("truncate", "mask"):
+    if mode not in _MODES:
         raise ValueError(
             f"Unknown vllm_importance_sampling_mode {mode!r}. Choose token_truncate, token_mask, sequence_truncate or "
-            "sequence_mask."
+            f"sequence_mask{did_you_mean(mode, _MODES)}"
         )
+    level, _, constraint = mode.partition("_")
     difference = torch.nan_to_num((old_logps - sampling_logps) * mask, nan=0.0)
     if level == "sequence":
         difference = difference.sum(dim=-1, keepdim=True)

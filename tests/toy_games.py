@@ -1,0 +1,106 @@
+"""Small games in the form of the package, for tests: any tree, and one with simultaneous turns."""
+
+from spiral_trl.games.chance import SeededChance
+from spiral_trl.games.parsing import parse_action
+from spiral_trl.records import Ending, Parsed, Turn
+
+
+class TreeGame:
+    """A game given as a tree.
+
+    Nodes are `("chance", [(weight, node), ...])`, `("turn", player, {action: node})`, `("free", player, node)` for free
+    text, and `("end", returns)` or `("end", returns, ending)`. Seats see the actions so far and no chance outcome.
+    """
+
+    def __init__(self, name, tree, num_players=2):
+        self.name = name
+        self.tree = tree
+        self.num_players = num_players
+        self.roles = tuple(f"seat {player}" for player in range(num_players))
+        self.worst_returns = (-1.0,) * num_players
+        self.ending = None
+
+    def reset(self, seed, chance=None):
+        self.seed = seed
+        self.chance = SeededChance(seed) if chance is None else chance
+        self.history = []
+        self.outcomes = []
+        self._go(self.tree)
+
+    def _go(self, node):
+        while node[0] == "chance":
+            outcome = self.chance.choose([weight for weight, _ in node[1]])
+            self.outcomes.append(outcome)
+            node = node[1][outcome][1]
+        self.node = node
+        if node[0] == "end":
+            self.ending = node[2] if len(node) > 2 else Ending.TERMINAL
+
+    def turns(self):
+        if self.ending is not None:
+            return ()
+        player = self.node[1]
+        legal = tuple(self.node[2]) if self.node[0] == "turn" else None
+        messages = ({"role": "user", "content": f"{self.roles[player]}: {' '.join(self.history)}"},)
+        return (Turn(self.name, 0, self.seed, len(self.history), player, self.roles[player], messages, legal),)
+
+    def parse(self, player, text):
+        if self.node[0] == "free":
+            return Parsed(text.strip()) if text.strip() else Parsed(None, "said nothing")
+        return parse_action(text, tuple(self.node[2]))
+
+    def step(self, actions):
+        (action,) = actions.values()
+        self.history.append(action)
+        self._go(self.node[2] if self.node[0] == "free" else self.node[2][action])
+
+    def returns(self):
+        return tuple(float(value) for value in self.node[1])
+
+
+class Pennies:
+    """Matching pennies, both seats asked at once, `rounds` times; the first wins where they match."""
+
+    num_players = 2
+    roles = ("even", "odd")
+
+    def __init__(self, name="pennies", rounds=1):
+        self.name = name
+        self.rounds = rounds
+        self.worst_returns = (-float(rounds), -float(rounds))
+        self.ending = None
+
+    def reset(self, seed, chance=None):
+        self.seed = seed
+        self.played = []
+
+    def turns(self):
+        if self.ending is not None:
+            return ()
+        content = f"round {len(self.played) + 1} after {self.played}"
+        return tuple(
+            Turn(
+                self.name,
+                0,
+                self.seed,
+                0,
+                player,
+                self.roles[player],
+                ({"role": "system", "content": "Pennies."}, {"role": "user", "content": content}),
+                ("heads", "tails"),
+            )
+            for player in (0, 1)
+        )
+
+    def parse(self, player, text):
+        return parse_action(text, ("heads", "tails"))
+
+    def step(self, actions):
+        assert sorted(actions) == [0, 1]
+        self.played.append((actions[0], actions[1]))
+        if len(self.played) == self.rounds:
+            self.ending = Ending.TERMINAL
+
+    def returns(self):
+        total = sum(1 if even == odd else -1 for even, odd in self.played)
+        return (float(total), -float(total))
