@@ -14,6 +14,15 @@ from ..rollout import IllegalMoves
 
 LOSS_TYPES = ("dr_grpo", "dapo", "cispo")
 
+# Endings of names of `evaluate()`'s metrics
+LESS_IS_BETTER = (
+    "exploitability",
+    "exploitability_given_legal",
+    "exploitability_lower_bound",
+    "nash_conv",
+    "illegal_rate",
+)
+
 # TRL options that have no meaning in self-play, or would be ignored: refused where they are set. A test holds every
 # option of GRPOConfig to be either here or working.
 REFUSED = {
@@ -195,6 +204,9 @@ class SelfPlayConfig(GRPOConfig):
                 "sync_ref_model=True refreshes the reference model, but beta is 0 and there is none. Set beta above 0, "
                 "or sync_ref_model=False."
             )
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            if self.metric_for_best_model.endswith(LESS_IS_BETTER):
+                self.greater_is_better = False  # transformers would take the most exploitable for the best
         IllegalMoves.parse(self.illegal_moves)
         make_advantage(self.advantage, self.baseline_decay)
         if self.loss_type not in LOSS_TYPES:

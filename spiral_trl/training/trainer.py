@@ -45,6 +45,10 @@ if TYPE_CHECKING:
     from transformers.trainer_utils import TrainOutput
 
 
+# Of TRL's completions table; ours are in its `extra`
+_COMPLETION_COLUMNS = ("prompt", "completion", "advantages")
+
+
 def game_return(**kwargs: Any) -> list[float | None]:
     """Stands for the game where TRL wants a reward source; returns come from the games and this is never called."""
     raise RuntimeError("game_return is a placeholder: rewards come from the games")
@@ -217,7 +221,7 @@ class SelfPlayTrainer(GRPOTrainer):
 
         # TRL sizes its completions table by prompts, which self-play has none of
         rows = COMPLETION_ROWS * self.accelerator.num_processes
-        self._logs |= {name: deque(maxlen=rows) for name in ("prompt", "completion", "advantages")}
+        self._logs |= {name: deque(maxlen=rows) for name in _COMPLETION_COLUMNS}
         self._logs["extra"] = defaultdict(lambda: deque(maxlen=rows))
         self.played = {"games": 0, "turns": 0, "tokens": 0}
         self.seconds = {"generation": 0.0, "training": 0.0, "evaluation": 0.0}
@@ -315,6 +319,8 @@ class SelfPlayTrainer(GRPOTrainer):
         self.player.policy_version = self.state.global_step
         batch, order = self.play_generation(self._step // (args.steps_per_generation * self.num_iterations))
         self.last_batch = batch
+        for log in (*(self._logs[name] for name in _COMPLETION_COLUMNS), *self._logs["extra"].values()):
+            log.clear()
         turns = learner_turns(batch)
         outcomes, position = gather_outcomes(batch.outcomes, order, self.games)
         advantages = self.advantage(outcomes)[position][turns.episode, turns.player]  # (T,)
@@ -410,8 +416,18 @@ class SelfPlayTrainer(GRPOTrainer):
         ids = [list(steps[i].reply.completion_ids or ()) for i in index]
         gathered = self._calculate_rewards(inputs, [row["prompt"] for row in inputs], completions, ids)
         own = gathered[self.accelerator.process_index * num_rows :][: len(steps)]
+        real = torch.cat([torch.arange(num_rows) < count for count in gather_object([len(steps)])]).to(gathered.device)
+        metrics = self._metrics["train"]
         for i, name in enumerate(self.reward_func_names):
-            self._metrics["train"][f"rewards/{name}/mean"].append(torch.nanmean(gathered[:, i]).item())
+            metrics[f"rewards/{name}/mean"].append(torch.nanmean(gathered[real, i]).item())
+        # What the functions gave to TRL's `log_metric` and `log_extra`
+        for name in sorted(set(gather_object(list(self._pending_metrics)))):
+            metrics[name].append(float(np.mean(gather_object(self._pending_metrics.get(name, [])))))
+        for column in sorted(set(gather_object(list(self._pending_extra_logs)))):
+            values = self._pending_extra_logs.get(column, [None] * len(steps))
+            self._logs["extra"][column].extend(gather_object(values[: min(len(steps), COMPLETION_ROWS)]))
+        self._pending_metrics.clear()
+        self._pending_extra_logs.clear()
         weighted = (own * self.reward_weights.to(own.device)).nansum(dim=1)
         return weighted.double().cpu().numpy()
 
@@ -471,7 +487,8 @@ class SelfPlayTrainer(GRPOTrainer):
         **kwargs: Any,
     ) -> tuple[Any, ...]:
         """As TRL's; equal rows are computed once and the results gathered back to every row, with their gradients."""
-        distinct = distinct_rows(input_ids, attention_mask)
+        # The balance of a mixture's experts is measured over all rows
+        distinct = None if kwargs.get("compute_aux_loss") else distinct_rows(input_ids, attention_mask)
         if distinct is None:
             return super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, *args, **kwargs)
         first, inverse = distinct
@@ -592,7 +609,10 @@ class SelfPlayTrainer(GRPOTrainer):
         seconds = time.perf_counter() - started
         metrics[f"{metric_key_prefix}_runtime"] = seconds
         self.seconds["evaluation"] += seconds
+        # The completions table is of training, and printing from it draws from the global random state
+        log_completions, self.log_completions = self.log_completions, False
         self.log(dict(metrics))
+        self.log_completions = log_completions
         self.player.policy_version = version
         self.model.train(was_training)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
