@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..games.registry import canonical_name
+from ..games.registry import canonical_name, make_game, parse_name
+from ..players.registry import make_player
 from .checkpoint import checkpoints, last_whole_checkpoint, read_state
 from .config import SelfPlayConfig
 
@@ -23,6 +24,46 @@ def check_games(games: str | Sequence[str]) -> list[str]:
     if len(set(names)) < len(names):
         raise ValueError(f"A game is named twice in games: {', '.join(names)}.")
     return names
+
+
+def check_opponent(opponent: str, game: str) -> None:
+    """Asks a player for a first turn.
+
+    Raises:
+        `ValueError`: If there is no such player, or it cannot play the game.
+    """
+    player, started = make_player(opponent), make_game(game)
+    started.reset(0)
+    player.reply(list(started.turns())[:1])
+
+
+def can_play(opponent: str, game: str) -> bool:
+    """Whether a player can play a game."""
+    try:
+        check_opponent(opponent, game)
+    except ValueError:
+        return False
+    return True
+
+
+def check_embedded_games(games: Sequence[str]) -> None:
+    """Refuses games that the embedded model has no words for."""
+    for game in games:
+        name, values = parse_name(game)
+        if name != "kuhn_poker" or values["observation"] != "compact":
+            raise ValueError(
+                f"The embedded model reads only the compact observation: play kuhn_poker(observation=compact), not "
+                f"{game}, or choose another model."
+            )
+
+
+def check_reference(args: SelfPlayConfig, peft: bool) -> None:
+    """Refuses what TRL refuses only once the models are loaded: a refreshed reference beside an adapter."""
+    if args.sync_ref_model and peft:
+        raise ValueError(
+            "sync_ref_model=True cannot be used with PEFT, whose reference is the model without its adapter. Set "
+            "sync_ref_model=False, or train all parameters."
+        )
 
 
 def check_model_folder(model: str) -> None:

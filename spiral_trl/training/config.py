@@ -190,6 +190,11 @@ class SelfPlayConfig(GRPOConfig):
             raise ValueError(f"exploitability_samples is {self.exploitability_samples}, but must be at least 2.")
         if not self.max_completion_length or self.max_completion_length < 1:
             raise ValueError(f"max_completion_length is {self.max_completion_length}, but must be at least 1.")
+        if self.sync_ref_model and not self.beta:
+            raise ValueError(
+                "sync_ref_model=True refreshes the reference model, but beta is 0 and there is none. Set beta above 0, "
+                "or sync_ref_model=False."
+            )
         IllegalMoves.parse(self.illegal_moves)
         make_advantage(self.advantage, self.baseline_decay)
         if self.loss_type not in LOSS_TYPES:

@@ -13,6 +13,7 @@ from ..games.registry import make_game
 from ..players.language_model import LanguageModelPlayer
 from ..players.registry import make_player
 from ..rollout import play
+from .checks import can_play
 
 
 # Keeps the deals of evaluations apart from those of training, whose generations count from 0
@@ -27,6 +28,7 @@ def evaluate_player(
     opponents: Sequence[str],
     samples: int | None,
     illegal: str,
+    max_turns: int,
     seed: int,
 ) -> dict[str, float]:
     """Plays and measures a player. The same seed deals the same games, so figures over training are comparable.
@@ -38,6 +40,7 @@ def evaluate_player(
         opponents (`Sequence[str]`): Names of players; each game is played against those who can play it.
         samples (`int`, *optional*): See [`~spiral_trl.evaluation.exploitability.measure_exploitability`].
         illegal (`str`): Illegal-move policy of the games played.
+        max_turns (`int`): Turns after which a game is truncated.
         seed (`int`): Deals and replies derive from it.
 
     Returns:
@@ -58,7 +61,7 @@ def evaluate_player(
 
     for name in game_names:
         game = make_game(name)
-        batch = play(name, [player] * game.num_players, seeds, illegal=illegal)
+        batch = play(name, [player] * game.num_players, seeds, illegal=illegal, max_turns=max_turns)
         errors = np.array([step.reply.action is None for step in batch.samples], dtype=float)
         illegal_rate = float(errors[batch.turn_sample].mean())
         for seat, role in enumerate(game.roles):
@@ -74,8 +77,18 @@ def evaluate_player(
             else:
                 note(name, "exploitability_lower_bound", measured.lower_bound.estimate)
         note(name, "illegal_rate", illegal_rate)
-        for opponent in opponents:
-            match = play_match(name, player, make_player(opponent), pairs=games // 2, seed=seed)
+        for opponent in opponents if game.num_players == 2 else ():
+            if not can_play(opponent, name):
+                continue
+            match = play_match(
+                name,
+                player,
+                make_player(opponent),
+                pairs=games // 2,
+                seed=seed,
+                illegal=illegal,
+                max_turns=max_turns,
+            )
             metrics[f"{name}/{opponent}/return"] = match.mean_return.estimate
             metrics[f"{name}/{opponent}/win_rate"] = match.win_rate.estimate
     return metrics | {name: float(np.mean(values)) for name, values in summary.items()}

@@ -21,17 +21,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..errors import UsageError
+from ..errors import UsageError, usage_errors
 from ..games.chance import derive_seeds
 from ..games.registry import make_game
+from ..players.language_model import check_chat_template
 from ..players.registry import make_player
 from ..records import Episode, episodes_to_dataset
 from ..rollout import play
 from ..version import __version__
-from .checks import check_games, check_model_folder, check_output_dir
+from .checks import (
+    check_embedded_games,
+    check_games,
+    check_model_folder,
+    check_opponent,
+    check_output_dir,
+    check_reference,
+)
 from .config import SelfPlayConfig
 from .measure import Measured, has_known_equilibrium, measure, nearest_alpha, results_by_seat, strategy_rows
-from .tiny import save_tiny_model, warm_start
+from .tiny import check_sizes, save_tiny_model, warm_start
 from .trainer import SelfPlayTrainer
 
 
@@ -109,18 +117,19 @@ def run_self_play(
         [`~spiral_trl.errors.UsageError`]: For bad input, before a model is loaded.
     """
     started = time.perf_counter()
-    try:
+    with usage_errors():
         games, resume, plain_args = _check(run, args, model_args)
-    except (ValueError, TypeError) as error:
-        raise UsageError(str(error)) from error
 
     assert model_args.model_name_or_path is not None
     embedded = model_args.model_name_or_path == EMBEDDED
     model_folder, warm_seconds = model_args.model_name_or_path, 0.0
     if embedded:
-        model_folder, warm_seconds = _embedded_model(run, args, games[0])
+        model_folder, warm_seconds = _embedded_model(run, args, games[0], resume is not None)
 
-    trainer = _make_trainer(model_folder, games, args, model_args)
+    try:
+        trainer = _make_trainer(model_folder, games, args, model_args)
+    except OSError as error:
+        raise UsageError(f"model_name_or_path={model_folder!r}: {error}") from error
     measured = {"start": _measure(trainer, games[0], args)}
     trainer.train(resume_from_checkpoint=resume)
     measured["final"] = _measure(trainer, games[0], args)
@@ -161,8 +170,10 @@ def _check(
     if run.dataset_name is not None:
         raise ValueError(f"dataset_name={run.dataset_name!r}: self-play takes no dataset; set games and max_steps.")
     games = check_games(run.games)
-    for opponent in [*run.report_opponents, *args.eval_opponents]:
+    for opponent in args.eval_opponents:
         make_player(opponent)
+    for opponent in run.report_opponents:
+        check_opponent(opponent, games[0])
     for name in ("report_pairs", "replays", "warm_start_steps"):
         if getattr(run, name) < (2 if name == "report_pairs" else 0):
             raise ValueError(f"{name} is {getattr(run, name)}, which is too few.")
@@ -172,18 +183,32 @@ def _check(
     if isinstance(asked, str) and asked.lower() in ("true", "false"):
         asked = asked.lower() == "true"
     resume = check_output_dir(args, asked)
+    check_reference(args, model_args.use_peft)
     if model_args.model_name_or_path == EMBEDDED:
-        if games != ["kuhn_poker(observation=compact)"] and not games[0].startswith("kuhn_poker(observation=compact"):
-            raise ValueError(
-                f"The embedded model reads only the compact observation: play kuhn_poker(observation=compact), not "
-                f"{games[0]}, or choose another model."
-            )
+        check_embedded_games(games)
+        check_sizes(run.embedded_hidden_size, run.embedded_layers)
     else:
         check_model_folder(model_args.model_name_or_path)
+        _check_tokenizer(args, model_args)
     if run.plain_overrides and not run.compare_plain:
         raise ValueError("plain_overrides is given, but compare_plain is false.")
     plain = _plain_config(run, args) if run.compare_plain else None
     return games, resume, plain
+
+
+def _check_tokenizer(args: SelfPlayConfig, model_args: ModelConfig) -> None:
+    """Loads the tokenizer alone: a wrong name, or a missing chat template, shows before the weights are read."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model_args.model_name_or_path,
+            revision=model_args.model_revision,
+            trust_remote_code=args.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model_name_or_path={model_args.model_name_or_path!r}: {error}") from error
+    check_chat_template(tokenizer)
 
 
 def _plain_config(run: RunArguments, args: SelfPlayConfig) -> SelfPlayConfig:
@@ -200,11 +225,11 @@ def _plain_config(run: RunArguments, args: SelfPlayConfig) -> SelfPlayConfig:
     return plain
 
 
-def _embedded_model(run: RunArguments, args: SelfPlayConfig, game: str) -> tuple[str, float]:
+def _embedded_model(run: RunArguments, args: SelfPlayConfig, game: str, resumed: bool) -> tuple[str, float]:
     """Folder of the warm-started embedded model, made where a resumed run has not left it, and the seconds it took."""
     folder = Path(args.output_dir) / "warm_start"
     began = time.perf_counter()
-    if not (args.resume_from_checkpoint and (folder / "config.json").is_file()):
+    if not (resumed and (folder / "config.json").is_file()):
         if args.process_index == 0:
             save_tiny_model(
                 folder, args.seed, run.embedded_hidden_size, run.embedded_layers, reasoning=run.embedded_reasoning

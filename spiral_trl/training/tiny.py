@@ -56,6 +56,14 @@ CHAT_TEMPLATE = (
 _ROWS_PER_STEP = 48
 
 
+def check_sizes(hidden_size: int, num_layers: int) -> None:
+    """Refuses sizes that [`build_tiny_model`] cannot build."""
+    if hidden_size < 8 or hidden_size % 8:
+        raise ValueError(f"hidden_size={hidden_size}, but it must be a positive multiple of 8.")
+    if num_layers < 1:
+        raise ValueError(f"num_layers={num_layers}, but it must be at least 1.")
+
+
 def build_tiny_model(
     seed: int, hidden_size: int = 32, num_layers: int = 2, reasoning: bool = False
 ) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
@@ -74,10 +82,7 @@ def build_tiny_model(
     Raises:
         `ValueError`: If `hidden_size` is not a positive multiple of 8, or `num_layers` is below 1.
     """
-    if hidden_size < 8 or hidden_size % 8:
-        raise ValueError(f"hidden_size={hidden_size}, but it must be a positive multiple of 8.")
-    if num_layers < 1:
-        raise ValueError(f"num_layers={num_layers}, but it must be at least 1.")
+    check_sizes(hidden_size, num_layers)
     tokenizer = _build_tokenizer(reasoning)
     config = Qwen3Config(
         vocab_size=len(tokenizer),

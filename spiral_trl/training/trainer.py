@@ -32,7 +32,7 @@ from ..rollout import play
 from .batch import LearnerTurns, gather_outcomes, learner_turns, training_rows
 from .callbacks import LogWhereSavedCallback
 from .checkpoint import REFERENCE_NAME, discard_run, load_buffer, read_state, rotate, save_buffer, write_state
-from .checks import check_games, check_model_folder, check_output_dir
+from .checks import check_games, check_model_folder, check_output_dir, check_reference
 from .config import SelfPlayConfig
 from .evaluation import evaluate_player
 from .importance import importance_sampling_ratio
@@ -168,6 +168,7 @@ class SelfPlayTrainer(GRPOTrainer):
             args = SelfPlayConfig(f"{name.split('/')[-1]}-SPIRAL")
         elif not isinstance(args, SelfPlayConfig):
             raise TypeError(f"args must be a SelfPlayConfig, got {type(args).__name__}.")
+        check_reference(args, peft_config is not None)
         self.advantage = advantage if advantage is not None else make_advantage(args.advantage, args.baseline_decay)
         if isinstance(model, str):
             check_model_folder(model)
@@ -582,6 +583,7 @@ class SelfPlayTrainer(GRPOTrainer):
                 opponents=self.args.eval_opponents,
                 samples=self.args.exploitability_samples,
                 illegal=self.args.illegal_moves,
+                max_turns=self.args.max_turns,
                 seed=self.args.seed,
             )
         holder = [{f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}]

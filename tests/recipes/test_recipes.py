@@ -1,0 +1,390 @@
+"""Recipes as they are launched: what a run leaves behind, and how bad input ends."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from spiral_trl.cli import run_recipe
+from spiral_trl.records import Ending, dataset_to_episodes
+
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "recipes"
+YAMLS = sorted(path for path in RECIPES.rglob("*.yaml") if path.parent.name != "accelerate")
+SHORT = (
+    "--max_steps 4 --games_per_generation 64 --warm_start_steps 40 --eval_steps 2 --eval_games 16 --logging_steps 2 "
+    "--save_steps 2 --ref_model_sync_steps 2 --report_pairs 20 --replays 5"
+).split()
+
+
+def load_recipe(name):
+    specification = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+kuhn = load_recipe("kuhn")
+
+
+def environment():
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+
+
+def launch(*arguments, timeout=300):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], env=environment(), capture_output=True, text=True, timeout=timeout
+    )
+
+
+@pytest.fixture
+def keep_environment(monkeypatch):
+    """Recipes set variables from their YAML: put back what a test in this process changed."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+
+# ------------------------------------------------------------------------------------------------------- every YAML
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.name)
+def test_every_recipe_file_is_read_by_its_recipe(path, monkeypatch, keep_environment):
+    # A machine without a GPU refuses bf16, which says nothing about the file
+    flags = ["--bf16", "false", "--use_cpu", "true"]
+    run, args, model_args = kuhn.make_parser().parse_args_and_config(["--config", str(path), *flags])
+    given = yaml.safe_load(path.read_text())
+    assert given["model_name_or_path"] == model_args.model_name_or_path
+    assert given["games"] == run.games
+    assert given["max_steps"] == args.max_steps
+    assert f"recipes/{path.name}" in path.read_text(), "the file names no launch line"
+
+
+def test_there_are_recipe_files():
+    assert {"kuhn_tiny.yaml", "kuhn_qwen3_4b.yaml"} <= {path.name for path in YAMLS}
+
+
+def test_the_papers_recipe_has_the_papers_settings(keep_environment):
+    flags = ["--bf16", "false", "--use_cpu", "true"]
+    path = RECIPES / "kuhn_qwen3_4b.yaml"
+    run, args, model_args = kuhn.make_parser().parse_args_and_config(["--config", str(path), *flags])
+    assert model_args.model_name_or_path == "Qwen/Qwen3-4B-Base"
+    assert run.games == ["kuhn_poker(rounds=5)"]
+    assert (args.learning_rate, args.lr_scheduler_type, args.weight_decay, args.max_grad_norm) == (
+        1e-6,
+        "constant",
+        0,
+        1,
+    )
+    assert (args.adam_beta1, args.adam_beta2, args.epsilon, args.beta) == (0.9, 0.95, 0.2, 0)
+    assert (args.max_steps, args.num_iterations, args.max_completion_length) == (800, 2, 8192)
+    assert (args.temperature, args.top_p, args.advantage, args.baseline_decay) == (1.0, 1.0, "rae", 0.95)
+    assert args.loss_type == "dr_grpo"
+
+
+# ------------------------------------------------------------------------------------------------ the embedded model
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Output folder and printed text of a short run of recipes/kuhn.py, as a user launches it."""
+    folder = tmp_path_factory.mktemp("kuhn") / "out"
+    config = RECIPES / "kuhn_tiny.yaml"
+    done = launch(RECIPES / "kuhn.py", "--config", config, "--output_dir", folder, "--seed", 3, *SHORT)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder, done.stdout
+
+
+def test_a_run_leaves_a_model_that_loads(finished):
+    folder, _ = finished
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.chat_template
+    assert model.config.vocab_size == len(tokenizer)
+    assert {"model.safetensors", "config.json", "tokenizer.json", "report.html", "README.md"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert not (folder / "training_args.bin").exists()
+
+
+def test_a_run_leaves_its_figures(finished):
+    folder, _ = finished
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["game"] == "kuhn_poker(observation=compact)"
+    exploitability = metrics["exploitability"]
+    assert all(0 <= exploitability[stage] <= 2 for stage in ("start", "final", "plain"))
+    assert len({exploitability[stage] for stage in ("start", "final", "plain")}) == 3
+    assert all(0 <= metrics["illegal_move_rate"][stage] < 0.5 for stage in ("start", "final", "plain"))
+    assert metrics["games"] == 4 * 64
+    assert 4 * 64 <= metrics["turns"] <= 4 * 64 * 3
+    assert metrics["turns"] <= metrics["tokens"] <= 3 * metrics["turns"]
+    seconds = metrics["seconds"]
+    assert all(seconds[name] > 0 for name in ("total", "generation", "training", "other", "plain_total", "warm_start"))
+    assert seconds["generation"] + seconds["training"] + seconds["other"] == pytest.approx(seconds["total"])
+    assert metrics["seed"] == 3 and metrics["finished"] is True
+    assert {"spiral_trl", "trl", "transformers", "torch", "datasets", "accelerate", "python"} <= set(
+        metrics["versions"]
+    )
+    assert metrics["model"]["embedded"] is True and metrics["recipe"] == "kuhn_tiny.yaml"
+    assert [point["step"] for point in metrics["curves"]["self_play"]] == [0, 2, 4]
+    assert [point["games"] for point in metrics["curves"]["self_play"]] == [0, 128, 256]
+    assert len(metrics["strategy"]) == 12 and {row["opponent"] for row in metrics["results"]} == {"random", "cfr"}
+    assert metrics["training"]["plain_overrides"] == {"learning_rate": 1.0e-3}
+    assert metrics["training"]["beta"] == 0.6
+
+
+def test_a_run_leaves_replays(finished):
+    from datasets import load_from_disk
+
+    episodes = dataset_to_episodes(load_from_disk(str(finished[0] / "episodes")))
+    assert len(episodes) == 5
+    for episode in episodes:
+        assert episode.game == "kuhn_poker(observation=compact)" and sum(episode.returns) == 0
+        assert episode.ending in (Ending.TERMINAL, Ending.ILLEGAL)
+        assert 1 <= len(episode.steps) <= 3
+        assert all(step.reply.completion_ids and step.turn.messages for step in episode.steps)
+
+
+def test_a_run_prints_its_summary(finished):
+    folder, printed = finished
+    assert "exploitability, chips" in printed and "equilibrium" in printed
+    assert f"report: {folder}/report.html" in printed
+    assert "kuhn_poker(observation=compact)" in (folder / "README.md").read_text()
+    assert "<html" in (folder / "report.html").read_text()
+
+
+def in_process(argv, capsys):
+    """Exit code and what stands on stderr after a recipe in this process."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        run_recipe(kuhn.main, argv)
+    return ended.value.code, capsys.readouterr().err
+
+
+def test_a_run_cut_off_goes_on_where_it_was(finished, tmp_path, capsys, keep_environment):
+    # As a kill between the two checkpoints leaves the folder
+    folder = tmp_path / "out"
+    shutil.copytree(finished[0], folder)
+    kept = [path.name for path in folder.glob("checkpoint-*")]
+    assert kept == ["checkpoint-4"]
+    for name in ("metrics.json", "README.md", "report.html", "model.safetensors"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "plain")
+    argv = ["--config", str(RECIPES / "kuhn_tiny.yaml"), "--output_dir", str(folder), "--seed", "3", *SHORT]
+    assert in_process([*argv, "--resume_from_checkpoint", "true"], capsys)[0] == 0
+    once, resumed = (json.loads((path / "metrics.json").read_text()) for path in (finished[0], folder))
+    for name in ("exploitability", "illegal_move_rate", "results", "strategy", "curves", "games", "turns", "tokens"):
+        assert resumed[name] == once[name], name
+    weights = [(path / "model.safetensors").read_bytes() for path in (finished[0], folder)]
+    assert weights[0] == weights[1]
+
+
+# ---------------------------------------------------------------------------------------------------- another model
+
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def small_qwen(tmp_path_factory):
+    """A Qwen3 of a few thousand parameters made from a config, with a byte-level BPE tokenizer and a ChatML template."""
+    folder = tmp_path_factory.mktemp("qwen")
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        show_progress=False,
+    )
+    backend.train_from_iterator([kuhn.__doc__, (RECIPES / "kuhn_tiny.yaml").read_text()], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.chat_template = CHATML
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_the_papers_recipe_runs_with_a_small_model_in_its_place(small_qwen, tmp_path):
+    flags = (
+        f"--model_name_or_path {small_qwen} --output_dir {tmp_path / 'out'} --max_steps 2 --max_completion_length 8 "
+        "--games_per_generation 6 --gradient_accumulation_steps 2 --bf16 false --use_cpu true --use_vllm false "
+        "--gradient_checkpointing false --eval_steps 2 --eval_games 4 --report_pairs 2 --save_steps 1 "
+        "--dataloader_pin_memory false"
+    ).split()
+    done = launch(
+        *("-m", "accelerate.commands.launch", "--config_file", RECIPES / "accelerate" / "cpu.yaml"),
+        *(RECIPES / "kuhn.py", "--config", RECIPES / "kuhn_qwen3_4b.yaml", *flags),
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["game"] == "kuhn_poker(rounds=5)"
+    assert metrics["games"] == 6 and metrics["model"]["embedded"] is False
+    assert metrics["model"]["base_model"] is None  # a folder is no name on the Hub
+    assert metrics["exploitability"]["final"] is not None
+    assert not (tmp_path / "out" / "training_args.bin").exists()
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+
+def with_key(tmp_path, **keys):
+    """kuhn_tiny.yaml with other keys, as a file."""
+    path = tmp_path / "changed.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load((RECIPES / "kuhn_tiny.yaml").read_text()) | keys))
+    return str(path)
+
+
+BAD = {
+    "an unknown game": ({"games": ["kuhn_pocker"]}, ["unknown game 'kuhn_pocker'", "did you mean 'kuhn_poker'?"]),
+    "an unknown parameter": ({"games": ["kuhn_poker(round=5)"]}, ["'round'", "did you mean 'rounds'?"]),
+    "a game named twice": ({"games": ["kuhn_poker", "kuhn_poker(rounds=1)"]}, ["named twice"]),
+    "no game": ({"games": []}, ["games is empty"]),
+    "an unknown key": ({"learning_rat": 1e-3}, ["unknown key 'learning_rat'", "did you mean 'learning_rate'?"]),
+    "a wrong type": ({"max_steps": "many"}, ["max_steps", "'many' (str)", "expected int"]),
+    "a wrong choice": ({"lr_scheduler_type": "cosin"}, ["cosin is not a valid SchedulerType", "'cosine'"]),
+    "a dataset": ({"dataset_name": "x"}, ["dataset_name='x'", "takes no dataset"]),
+    "epochs": ({"num_train_epochs": 3}, ["num_train_epochs=3", "set max_steps"]),
+    "generations": ({"num_generations": 8}, ["num_generations=8", "set games_per_generation"]),
+    "a batch that cannot be divided": (
+        {"steps_per_generation": 3, "gradient_accumulation_steps": 2},
+        ["steps_per_generation (3) must be divisible by gradient_accumulation_steps (2)"],
+    ),
+    "an unknown opponent": ({"report_opponents": ["cfrr"]}, ["unknown player 'cfrr'", "did you mean 'cfr'?"]),
+    "an unknown opponent in evaluation": ({"eval_opponents": ["rondom"]}, ["did you mean 'random'?"]),
+    "an opponent that cannot play": (
+        {"games": ["kuhn_poker(observation=compact,rules=spiral)"]},
+        ["cfr cannot play kuhn_poker(rules=spiral,observation=compact)"],
+    ),
+    "a game the embedded model cannot read": (
+        {"games": ["kuhn_poker(observation=compact)", "kuhn_poker"]},
+        ["reads only the compact observation", "not kuhn_poker,"],
+    ),
+    "an impossible size": ({"embedded_hidden_size": 12}, ["hidden_size=12", "multiple of 8"]),
+    "no model": ({"model_name_or_path": None}, ["model_name_or_path is missing"]),
+    "too few deals": ({"report_pairs": 1}, ["report_pairs is 1"]),
+    "an illegal policy": ({"illegal_moves": "forgive"}, ["'forgive'", "forfeit"]),
+    "an unknown advantage": ({"advantage": "gae"}, ["There is no advantage 'gae'", "rae"]),
+    "a loss over rows": ({"loss_type": "grpo"}, ["loss_type is 'grpo'", "dr_grpo"]),
+    "a refresh of nothing": ({"beta": 0.0}, ["sync_ref_model=True", "beta is 0"]),
+    "a refresh beside an adapter": ({"use_peft": True}, ["sync_ref_model=True cannot be used with PEFT"]),
+    "another field for plain self-play": ({"plain_overrides": {"beta": 1.0}}, ["plain_overrides: beta", "magnet"]),
+    "an unknown field for plain self-play": ({"plain_overrides": {"lr": 1.0}}, ["plain_overrides: lr", "no such"]),
+    "plain settings without a plain run": ({"compare_plain": False}, ["plain_overrides is given"]),
+    "nothing to resume": ({"resume_from_checkpoint": "true"}, ["no whole checkpoint to resume from"]),
+}
+
+
+def assert_one_line(code, stderr, parts):
+    lines = stderr.splitlines()
+    assert code == 2, stderr
+    assert len(lines) == 1 and lines[0].startswith("error: "), stderr
+    assert all(part in lines[0] for part in parts), lines[0]
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Fails where a model would be made or loaded."""
+    from spiral_trl.training import run
+
+    def fail(*args, **kwargs):
+        raise AssertionError("a model was loaded")
+
+    for name in ("SelfPlayTrainer", "save_tiny_model", "warm_start"):
+        monkeypatch.setattr(run, name, fail)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_in_one_line_before_a_model_is_loaded(case, tmp_path, capsys, no_model, keep_environment):
+    keys, parts = BAD[case]
+    argv = ["--config", with_key(tmp_path, **keys), "--output_dir", str(tmp_path / "out")]
+    assert_one_line(*in_process(argv, capsys), parts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_check_of_loading_sees_it(tmp_path, no_model, keep_environment):
+    argv = ["--config", str(RECIPES / "kuhn_tiny.yaml"), "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        run_recipe(kuhn.main, argv)
+
+
+# Keys with which a recipe plays another model
+OTHER = {"games": ["kuhn_poker"], "report_opponents": ["random"]}
+
+
+def test_a_model_folder_that_does_not_exist(tmp_path, capsys, no_model, keep_environment):
+    folder = tmp_path / "nowhere"
+    argv = ["--config", with_key(tmp_path, model_name_or_path=str(folder), **OTHER), "--output_dir", f"{tmp_path}/out"]
+    assert_one_line(*in_process(argv, capsys), [f"The model folder {folder} does not exist"])
+
+
+def test_a_model_that_is_nowhere(tmp_path, capsys, no_model, keep_environment):
+    config = with_key(tmp_path, model_name_or_path="nobody/nothing-of-the-kind", **OTHER)
+    argv = ["--config", config, "--output_dir", f"{tmp_path}/out"]
+    assert_one_line(*in_process(argv, capsys), ["model_name_or_path='nobody/nothing-of-the-kind'"])
+
+
+def test_a_folder_without_a_model(tmp_path, capsys, no_model, keep_environment):
+    (tmp_path / "empty").mkdir()
+    config = with_key(tmp_path, model_name_or_path=str(tmp_path / "empty"), **OTHER)
+    argv = ["--config", config, "--output_dir", f"{tmp_path}/out"]
+    assert_one_line(*in_process(argv, capsys), [f"model_name_or_path='{tmp_path / 'empty'}'"])
+
+
+def test_a_folder_with_a_tokenizer_and_no_weights(small_qwen, tmp_path, capsys, keep_environment):
+    folder = tmp_path / "half"
+    shutil.copytree(small_qwen, folder)
+    (folder / "model.safetensors").unlink()
+    config = with_key(tmp_path, model_name_or_path=str(folder), beta=0.0, sync_ref_model=False, **OTHER)
+    argv = ["--config", config, "--output_dir", f"{tmp_path}/out"]
+    assert_one_line(*in_process(argv, capsys), [f"model_name_or_path='{folder}'", "model.safetensors"])
+
+
+def test_a_tokenizer_without_a_chat_template(small_qwen, tmp_path, capsys, no_model, keep_environment):
+    folder = tmp_path / "base"
+    shutil.copytree(small_qwen, folder)
+    (folder / "chat_template.jinja").unlink()
+    assert AutoTokenizer.from_pretrained(folder).chat_template is None
+    config = with_key(tmp_path, model_name_or_path=str(folder), **OTHER)
+    argv = ["--config", config, "--output_dir", f"{tmp_path}/out"]
+    assert_one_line(*in_process(argv, capsys), ["no chat template", "clone_chat_template"])
+
+
+def test_an_output_folder_that_holds_another_run(tmp_path, capsys, no_model, keep_environment):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "metrics.json").write_text("{}")
+    argv = ["--config", str(RECIPES / "kuhn_tiny.yaml"), "--output_dir", f"{tmp_path}/out"]
+    assert_one_line(*in_process(argv, capsys), [f"{tmp_path}/out holds another run", "overwrite_output_dir=True"])
+
+
+def test_bad_input_as_a_user_sees_it(tmp_path):
+    done = launch(RECIPES / "kuhn.py", "--games", "kuhn_pocker", "--output_dir", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: unknown game 'kuhn_pocker'; allowed: kuhn_poker; did you mean 'kuhn_poker'?"
+    ]
