@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
 
+from .errors import did_you_mean
 from .games.base import Game
 from .games.chance import CHANCE as CHANCE_STREAM
 from .games.chance import ILLEGAL, uniforms
@@ -38,7 +39,7 @@ class IllegalMoves:
               so that breaking the rules is never better than losing by them;
             - `spiral`: the game ends with -1.5 for the offender and +0.5 for the opponent (the SPIRAL release; not
               zero-sum, two players only);
-            - `retry`: the seat is told why and asked again, `retries` times; then `forfeit`;
+            - `retry`: the seat is told so and asked again, `retries` times; then `forfeit`;
             - `random_legal`: a uniformly random legal action is played instead (for evaluation).
         retries (`int`): For `retry`.
     """
@@ -59,7 +60,8 @@ class IllegalMoves:
         if name in ("forfeit", "spiral", "random_legal"):
             return cls(name)
         raise ValueError(
-            f"Unknown illegal-move policy {name!r}. Choose forfeit, spiral, retry(k) with k >= 1, or random_legal."
+            f"Unknown illegal-move policy {name!r}. Choose forfeit, spiral, retry(k) with k >= 1, or random_legal"
+            f"{did_you_mean(name, ('forfeit', 'spiral', 'retry(1)', 'random_legal'))}"
         )
 
     def returns(self, offender: int, worst_returns: Sequence[float]) -> tuple[float, ...]:
@@ -110,6 +112,7 @@ def play(
     probe = make_game(game)
     if len(players) != probe.num_players:
         raise ValueError(f"{probe.name} has {probe.num_players} seats, but {len(players)} players were given.")
+    policy.returns(0, probe.worst_returns)  # refuses a policy that is not for so many players
     seeds = np.asarray(seeds, dtype=np.int64)
     can_tabulate = policy.policy in ("forfeit", "spiral") and synchronize is None
     table = tabulate(probe.name) if tabulated is not False and can_tabulate else None
@@ -130,13 +133,14 @@ def play(
 
 @dataclass
 class _Live:
-    """One game in play."""
+    """One game in play, and what this round has come to: accepted actions, and what refused seats are told."""
 
     game: Game
     episode: int
-    steps: list[Step]
+    steps: list[Step] = field(default_factory=list)
     retries: int = 0
-    complaint: tuple[Message, ...] = ()
+    actions: dict[int, str] = field(default_factory=dict)
+    complaints: dict[int, str] = field(default_factory=dict)
 
 
 def _play_text(
@@ -165,19 +169,21 @@ def _play_text(
     for episode, seed in enumerate(seeds):
         game = make_game(name)
         game.reset(int(seed))
-        live.append(_Live(game, episode, []))
+        live.append(_Live(game, episode))
 
     last_turn: Turn | None = None
     while True:
         pending: list[tuple[_Live, Turn]] = []
         for entry in live:
-            for turn in entry.game.turns():
+            asked = [turn for turn in entry.game.turns() if turn.player not in entry.actions]
+            # Seats that are asked at once have an index each: replies that derive from it must not coincide
+            for index, turn in enumerate(asked, start=len(entry.steps)):
                 turn = replace(
                     turn,
                     episode=entry.episode,
                     seed=int(seeds[entry.episode]),
-                    index=len(entry.steps),
-                    messages=turn.messages + entry.complaint,
+                    index=index,
+                    messages=_told(turn.messages, entry.complaints.get(turn.player)),
                 )
                 pending.append((entry, turn))
         most = len(pending) if synchronize is None else synchronize(len(pending))
@@ -193,14 +199,13 @@ def _play_text(
 
         replies: list[Reply | None] = [None] * len(pending)
         for player in {id(player): player for player in players}.values():
-            asked = [i for i, (_, turn) in enumerate(pending) if players[turn.player] is player]
-            if asked:
-                for i, answer in zip(asked, player.reply([pending[i][1] for i in asked]), strict=True):
+            mine = [i for i, (_, turn) in enumerate(pending) if players[turn.player] is player]
+            if mine:
+                for i, answer in zip(mine, player.reply([pending[i][1] for i in mine]), strict=True):
                     replies[i] = answer
 
-        actions: dict[int, dict[int, str]] = {}
-        offenders: dict[int, int] = {}
-        entries = {entry.episode: entry for entry, _ in pending}
+        for entry in live:
+            entry.complaints = {}
         for (entry, turn), reply in zip(pending, replies, strict=True):
             assert reply is not None
             parsed = entry.game.parse(turn.player, reply.text)
@@ -210,22 +215,22 @@ def _play_text(
             if action is None and policy.policy == "random_legal":
                 action = _random_legal(turn)
             if action is None:
-                offenders.setdefault(entry.episode, turn.player)
+                entry.complaints[turn.player] = _complaint(turn)
             else:
-                actions.setdefault(entry.episode, {})[turn.player] = action
+                entry.actions[turn.player] = action
 
-        live = []
-        for episode, entry in entries.items():
-            if episode in offenders:
+        played, live = live, []
+        for entry in played:
+            if entry.complaints:
                 if policy.policy == "retry" and entry.retries < policy.retries and len(entry.steps) < max_turns:
                     entry.retries += 1
-                    entry.complaint = _complaint(entry.steps[-1])
                     live.append(entry)
                 else:
-                    finish(entry, policy.returns(offenders[episode], entry.game.worst_returns), Ending.ILLEGAL)
+                    offender = next(iter(entry.complaints))
+                    finish(entry, policy.returns(offender, entry.game.worst_returns), Ending.ILLEGAL)
                 continue
-            entry.retries, entry.complaint = 0, ()
-            entry.game.step(actions[episode])
+            entry.game.step(entry.actions)
+            entry.retries, entry.actions = 0, {}
             if entry.game.ending is not None:
                 finish(entry, entry.game.returns(), entry.game.ending)
             elif len(entry.steps) >= max_turns:
@@ -242,11 +247,22 @@ def _random_legal(turn: Turn) -> str | None:
     return turn.legal_actions[choice]
 
 
-def _complaint(step: Step) -> tuple[Message, ...]:
-    """What a seat is told after an illegal reply. Names the reason, never the reply's own text."""
-    legal = step.turn.legal_actions
+def _complaint(turn: Turn) -> str:
+    """What a seat is told after an illegal reply. Never holds the reply's own text."""
+    legal = turn.legal_actions
     names = f" Legal actions: {', '.join(f'[{action}]' for action in legal)}." if legal else ""
-    return (Message(role="user", content=f"Your last reply was no legal action.{names} Reply again."),)
+    return f"Your last reply was no legal action.{names} Reply again."
+
+
+def _told(messages: tuple[Message, ...], complaint: str | None) -> tuple[Message, ...]:
+    """The chat with a complaint at its end: in the newest observation, as many chat templates refuse two messages of
+    the user in a row."""
+    if complaint is None:
+        return messages
+    if messages and messages[-1]["role"] == "user":
+        newest = Message(role="user", content=f"{messages[-1]['content'].rstrip()}\n\n{complaint}")
+        return (*messages[:-1], newest)
+    return (*messages, Message(role="user", content=complaint))
 
 
 # ------------------------------------------------------------------------------------------- thousands, as a table

@@ -185,7 +185,8 @@ def tabulate(name: str, max_nodes: int = 20_000) -> GameTable | None:
         for column, target in children[node].items():
             child[node, column] = target
         if chance[node]:
-            cdf[node] = 1.0
+            # Past its outcomes a row stays at its own total, which rounding may keep from 1
+            cdf[node] = np.cumsum(chance[node])[-1]
             cdf[node, : len(chance[node])] = np.cumsum(chance[node])
         row = returns[node]
         if row is not None:
