@@ -105,6 +105,30 @@ class SelfPlayConfig(GRPOConfig):
 
         overwrite_output_dir (`bool`, *optional*, defaults to `False`):
             Whether an output folder that holds another run may be written over. Its checkpoints are deleted.
+
+        > Parameters whose default values are overridden
+
+        learning_rate (`float`, *optional*, defaults to `1e-6`):
+            Learning rate at the start.
+        lr_scheduler_type (`str`, *optional*, defaults to `"constant"`):
+            Schedule of the learning rate.
+        adam_beta2 (`float`, *optional*, defaults to `0.95`):
+            Second beta of AdamW.
+        max_steps (`int`, *optional*, defaults to `800`):
+            Optimizer steps: the paper's 400 generations with two updates each.
+        num_iterations (`int`, *optional*, defaults to `2`):
+            Updates with each generation.
+        max_completion_length (`int`, *optional*, defaults to `8192`):
+            Longest reply in tokens.
+        loss_type (`str`, *optional*, defaults to `"dr_grpo"`):
+            `"dr_grpo"` divides the sum over tokens by turns x `max_completion_length`, `"dapo"` by completion tokens;
+            `"cispo"` is the CISPO loss, normalised like `"dapo"`. Other losses average over rows and are refused.
+        scale_rewards (`str`, *optional*, defaults to `"none"`):
+            Advantages are not scaled; any other value is refused.
+        ref_model_mixup_alpha (`float`, *optional*, defaults to `1.0`):
+            Weight of the policy where the reference is refreshed; 1 copies it.
+        greater_is_better (`bool`, *optional*):
+            Defaults to `False` where `metric_for_best_model` is an exploitability or an illegal rate.
     """
 
     # Defaults of the paper
