@@ -55,8 +55,15 @@ def learner_turns(batch: EpisodeBatch) -> LearnerTurns:
         length=np.array([len(reply.completion_ids or ()) for reply in replies]),
         truncated=np.array([reply.finish_reason == "length" for reply in replies], dtype=bool),
         illegal=np.array([reply.action is None for reply in replies], dtype=bool),
-        surprisal=np.array([np.nan if reply.logprobs is None else -sum(reply.logprobs) for reply in replies]),
+        surprisal=np.array([_surprisal(reply.logprobs) for reply in replies]),
     )
+
+
+def _surprisal(logprobs: Sequence[float | None] | None) -> float:
+    """Sum of -log p; NaN without log-probabilities, which an engine may lack for single tokens too."""
+    if logprobs is None:
+        return float("nan")
+    return -sum(float("nan") if value is None else value for value in logprobs)
 
 
 def training_rows(

@@ -339,3 +339,47 @@ def test_expected_advantages_differ_by_role():
     assert found[0] == [1.0, -1.0]
     assert found[1] == pytest.approx([1.95, -1.95])
     assert math.isclose(found[2][0], -1 - (0.95 * 0.05 + 0.05 * 2))
+
+
+# --------------------------------------------------------------------------------------------- engines such as vLLM
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.2])
+def test_the_difference_between_engine_and_model_is_corrected_for(make_trainer, load_model, parameters, shift):
+    # The engine samples like the model and reports log-probabilities that are off by `shift`
+    trainer = make_trainer(vllm_importance_sampling_mode="token_truncate", **SGD)
+    words = trainer._tokenizer.get_vocab()
+    replies = [["J", "[check]", "<|end|>"], ["K", "[bet]", "<|end|>"], ["Q", "[call]", "<|end|>"], ["Q", "[fold]"]]
+    replies.append(["J", "[bet]", "<|end|>"])
+    plain, asked = load_model(), []
+
+    def engine(prompts):
+        completions = [[words[word] for word in replies[(len(asked) + i) % 5]] for i in range(len(prompts))]
+        asked.extend(prompts)
+        logps = [token_logps(plain, *pair).detach() - shift for pair in zip(prompts, completions, strict=True)]
+        return completions, [row.tolist() for row in logps]
+
+    trainer.use_vllm = True
+    trainer.player.engine = engine
+    trainer.train()
+    rows = rows_of(trainer.last_batch)
+    assert len({completion for _, completion, _ in rows}) == 5
+
+    model = load_model()
+    loss, _ = loss_by_hand(model, rows, len(rows) * 3)
+    descend(model, loss * math.exp(shift), SGD["learning_rate"])
+    assert_equal_parameters(parameters(trainer), parameters(model))
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(loss.item() * math.exp(shift), abs=1e-5)
+
+
+def test_an_engine_without_log_probabilities_cannot_be_corrected_for(make_trainer):
+    trainer = make_trainer(**SGD)
+    trainer.use_vllm = True
+    trainer.player.engine = lambda prompts: ([[5, 6] for _ in prompts], None)
+    with pytest.raises(ValueError, match="no log-probabilities; set vllm_importance_sampling_correction=False"):
+        trainer.train()
+    trainer = make_trainer(vllm_importance_sampling_correction=False, **SGD)
+    trainer.use_vllm = True
+    trainer.player.engine = lambda prompts: ([[5, 6] for _ in prompts], None)
+    trainer.train()
+    assert "self_play/illegal_rate" in trainer.state.log_history[0]
