@@ -69,7 +69,8 @@ class RunArguments:
         compare_plain (`bool`, *optional*, defaults to `False`):
             Whether to train plain self-play (no magnet) with the same budget beside it.
         plain_overrides (`dict`, *optional*):
-            Fields of the configuration that differ in the plain run, such as its own tuned learning rate.
+            Fields of the configuration that differ in the plain run, such as its own tuned learning rate. Not read
+            where there is none.
         report_opponents (`list[str]`, *optional*, defaults to `["random", "cfr"]`):
             Players the trained model is measured against.
         report_pairs (`int`, *optional*, defaults to `1000`):
@@ -190,8 +191,6 @@ def _check(
     else:
         check_model_folder(model_args.model_name_or_path)
         _check_tokenizer(args, model_args)
-    if run.plain_overrides and not run.compare_plain:
-        raise ValueError("plain_overrides is given, but compare_plain is false.")
     plain = _plain_config(run, args) if run.compare_plain else None
     return games, resume, plain
 
@@ -378,7 +377,7 @@ def _metrics(
             setting: value.value if hasattr(value := getattr(args, setting), "value") else value
             for setting in settings
         }
-        | ({"plain_overrides": run.plain_overrides} if run.plain_overrides else {}),
+        | ({"plain_overrides": run.plain_overrides} if run.compare_plain and run.plain_overrides else {}),
     }
 
 

@@ -135,7 +135,7 @@ def test_a_run_leaves_its_figures(finished):
     assert [point["step"] for point in metrics["curves"]["self_play"]] == [0, 2, 4]
     assert [point["games"] for point in metrics["curves"]["self_play"]] == [0, 128, 256]
     assert len(metrics["strategy"]) == 12 and {row["opponent"] for row in metrics["results"]} == {"random", "cfr"}
-    assert metrics["training"]["plain_overrides"] == {"learning_rate": 1.0e-3}
+    assert metrics["training"]["plain_overrides"] == {"learning_rate": 3.0e-5}
     assert metrics["training"]["beta"] == 0.6
 
 
@@ -254,7 +254,6 @@ BAD = {
     "a refresh beside an adapter": ({"use_peft": True}, ["sync_ref_model=True cannot be used with PEFT"]),
     "another field for plain self-play": ({"plain_overrides": {"beta": 1.0}}, ["plain_overrides: beta", "magnet"]),
     "an unknown field for plain self-play": ({"plain_overrides": {"lr": 1.0}}, ["plain_overrides: lr", "no such"]),
-    "plain settings without a plain run": ({"compare_plain": False}, ["plain_overrides is given"]),
     "nothing to resume": ({"resume_from_checkpoint": "true"}, ["no whole checkpoint to resume from"]),
 }
 
