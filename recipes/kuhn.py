@@ -25,11 +25,12 @@ def make_parser() -> RecipeParser:
 
 
 def main(argv: list[str]) -> None:
+    argv = [part for given in argv for part in (given.split("=", 1) if given.startswith("--config=") else [given])]
     if "--config" not in argv and not {"-h", "--help"} & set(argv):
         argv = ["--config", str(DEFAULT_CONFIG), *argv]
     run_args, training_args, model_args = make_parser().parse_args_and_config(argv)
-    recipe = argv[argv.index("--config") + 1]
-    metrics = run_self_play(run_args, training_args, model_args, recipe=Path(recipe).name)
+    recipe = Path(argv[argv.index("--config") + 1]).name
+    metrics = run_self_play(run_args, training_args, model_args, recipe=recipe)
     if training_args.process_index == 0:
         print(format_summary(metrics))
         print(f"\nreport: {training_args.output_dir}/report.html    card: {training_args.output_dir}/README.md")

@@ -171,7 +171,9 @@ def _play_text(
         game.reset(int(seed))
         live.append(_Live(game, episode))
 
-    last_turn: Turn | None = None
+    spare = make_game(name)
+    spare.reset(0)
+    last_turn = spare.turns()[0]
     while True:
         pending: list[tuple[_Live, Turn]] = []
         for entry in live:
@@ -191,8 +193,6 @@ def _play_text(
             break
         if not pending:
             # Every process takes part in every generation
-            if last_turn is None:
-                raise ValueError("A process has no game to play: give each process at least one.")
             players[last_turn.player].reply([last_turn])
             continue
         last_turn = pending[0][1]

@@ -591,6 +591,8 @@ def test_processes_take_part_in_every_round():
         assert_same(batch.episodes(), alone.episodes())
 
 
-def test_a_process_without_a_game_is_refused():
-    with pytest.raises(ValueError, match="give each process at least one"):
-        play("kuhn_poker", [RandomPlayer()] * 2, [], synchronize=lambda pending: 4)
+def test_a_process_without_a_game_takes_part_in_every_round():
+    player, most = Scripted("[check]"), iter([4, 2, 0])
+    batch = play("kuhn_poker", [player] * 2, [], synchronize=lambda pending: next(most))
+    assert len(batch) == 0
+    assert [len(turns) for turns in player.asked] == [1, 1]

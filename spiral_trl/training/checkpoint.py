@@ -97,6 +97,24 @@ def discard_run(output_dir: str | os.PathLike) -> None:
     for path in checkpoints(output_dir):
         shutil.rmtree(path)
     (Path(output_dir) / "metrics.json").unlink(missing_ok=True)
+    # Where a run compares plain self-play, that one lies inside
+    shutil.rmtree(Path(output_dir) / "plain", ignore_errors=True)
+
+
+def abandon_after(checkpoint: str | os.PathLike) -> None:
+    """Takes the mark from checkpoints newer than the one a run goes on from: they are of a branch that it leaves, and
+    would be resumed from, or kept by rotation, in place of its own."""
+    folder = Path(checkpoint).resolve()
+    newer = False
+    for path in checkpoints(folder.parent):
+        if newer:
+            unmark(path)
+        newer = newer or path.resolve() == folder
+
+
+def unmark(checkpoint: str | os.PathLike) -> None:
+    """Takes the mark of being whole from a checkpoint, before anything in it is written anew."""
+    (Path(checkpoint) / STATE_NAME).unlink(missing_ok=True)
 
 
 def _buffer_path(checkpoint: str | os.PathLike, rank: int) -> Path:

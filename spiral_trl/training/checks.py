@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..games.registry import canonical_name, make_game, parse_name
 from ..players.registry import make_player
-from .checkpoint import checkpoints, last_whole_checkpoint, read_state
+from .checkpoint import REFERENCE_NAME, checkpoints, last_whole_checkpoint, read_state
 from .config import SelfPlayConfig
 
 
@@ -75,26 +76,67 @@ def check_model_folder(model: str) -> None:
         raise ValueError(f"The model folder {model} does not exist.")
 
 
-def check_output_dir(args: SelfPlayConfig, resume_from_checkpoint: str | bool | None) -> str | None:
+def check_engine(args: SelfPlayConfig) -> None:
+    """Refuses vLLM where it is not installed."""
+    if args.use_vllm and find_spec("vllm") is None:
+        raise ValueError("use_vllm=True, but vllm is not installed. Install trl[vllm], or set use_vllm=False.")
+
+
+def check_output_dir(
+    args: SelfPlayConfig, resume_from_checkpoint: str | bool | None, games: Sequence[str] | None = None
+) -> str | None:
     """The checkpoint to resume from, if any, once the output folder is known to be free or to be resumed.
 
+    Args:
+        args ([`SelfPlayConfig`]): Configuration of the run.
+        resume_from_checkpoint (`str` or `bool`, *optional*): What was asked for.
+        games (`Sequence[str]`, *optional*): Games of the run, which must be those of the checkpoint.
+
     Raises:
-        `ValueError`: If the folder holds another run, or there is nothing whole to resume from.
+        `ValueError`: If the folder holds another run, there is nothing whole to resume from, or the checkpoint is of
+            other games.
     """
+    folder = Path(args.output_dir)
+    holds_run = bool(checkpoints(folder)) or (folder / "metrics.json").exists()
     if resume_from_checkpoint:
         if resume_from_checkpoint is True:
             last = last_whole_checkpoint(args.output_dir)
             if last is None:
                 raise ValueError(f"There is no whole checkpoint to resume from in {args.output_dir}.")
             resume_from_checkpoint = str(last)
-        if read_state(resume_from_checkpoint)["model_only"]:
+        elif not os.path.isdir(resume_from_checkpoint):
+            raise ValueError(f"The checkpoint {resume_from_checkpoint} does not exist.")
+        elif checkpoints(resume_from_checkpoint):
+            last = last_whole_checkpoint(resume_from_checkpoint)
+            raise ValueError(f"{resume_from_checkpoint} is a folder of checkpoints; name one of them, such as {last}.")
+        elif holds_run and Path(resume_from_checkpoint).resolve().parent != folder.resolve():
+            raise ValueError(
+                f"{args.output_dir} holds another run than {resume_from_checkpoint}. Choose another output_dir, or "
+                "resume from a checkpoint in it."
+            )
+        state = read_state(resume_from_checkpoint)
+        if games is not None and list(games) != state["games"]:
+            raise ValueError(
+                f"{resume_from_checkpoint} is of a run on {', '.join(state['games'])}, not on {', '.join(games)}."
+            )
+        if args.sync_ref_model and not (Path(resume_from_checkpoint) / REFERENCE_NAME).is_file():
+            raise ValueError(
+                f"{resume_from_checkpoint} holds no reference model: its run had sync_ref_model=False, and cannot go "
+                "on with sync_ref_model=True."
+            )
+        spent = args.steps_per_generation * args.num_iterations
+        if state["unspent_generation"] and state["micro_steps_per_generation"] != spent:
+            raise ValueError(
+                f"{resume_from_checkpoint} was saved inside a generation of {state['micro_steps_per_generation']} "
+                f"micro-steps; resume it with the same steps_per_generation and num_iterations, not {spent}."
+            )
+        if state["model_only"]:
             raise ValueError(
                 f"{resume_from_checkpoint} was saved with save_only_model=True and holds no optimizer state, so it "
                 "cannot be resumed. Pass it as the model of a new run."
             )
         return str(resume_from_checkpoint)
-    folder = Path(args.output_dir)
-    if not args.overwrite_output_dir and (checkpoints(folder) or (folder / "metrics.json").exists()):
+    if holds_run and not args.overwrite_output_dir:
         raise ValueError(
             f"{args.output_dir} holds another run. Resume it with resume_from_checkpoint, choose another output_dir, or "
             "set overwrite_output_dir=True."

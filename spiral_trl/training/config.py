@@ -217,6 +217,10 @@ class SelfPlayConfig(GRPOConfig):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}, but must be a whole number of at least 1.")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}, but must be above 0: replies are sampled.")
+        if self.learning_rate < 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}, but must be at least 0.")
         if self.eval_games % 2:
             raise ValueError(f"eval_games is {self.eval_games}, but must be even: deals are played from both seats.")
         if self.exploitability_samples is not None and self.exploitability_samples < 2:

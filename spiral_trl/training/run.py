@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..errors import UsageError, usage_errors
+from ..errors import UsageError, did_you_mean, usage_errors
 from ..games.chance import derive_seeds
 from ..games.registry import make_game
+from ..hub.redact import redact
 from ..players.language_model import check_chat_template
 from ..players.registry import make_player
 from ..records import Episode, episodes_to_dataset
@@ -31,6 +32,7 @@ from ..rollout import play
 from ..version import __version__
 from .checks import (
     check_embedded_games,
+    check_engine,
     check_games,
     check_model_folder,
     check_opponent,
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 
 
 EMBEDDED = "embedded"
+# What may differ in plain self-play beside the magnet
+_PLAIN_FIELDS = ("learning_rate", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm")
 
 
 @dataclass
@@ -142,9 +146,9 @@ def run_self_play(
     plain_seconds = None
     if plain_args is not None:
         began = time.perf_counter()
+        plain_args.overwrite_output_dir = True  # the folder is this run's own
         plain = _make_trainer(model_folder, games, plain_args, model_args)
         whole = _last(plain_args) if resume else None
-        plain_args.overwrite_output_dir = True
         plain.train(resume_from_checkpoint=whole)
         measured["plain"] = _measure(plain, games[0], args)
         curves["plain"] = _curve(plain, games[0])
@@ -183,7 +187,8 @@ def _check(
     asked: str | bool | None = args.resume_from_checkpoint
     if isinstance(asked, str) and asked.lower() in ("true", "false"):
         asked = asked.lower() == "true"
-    resume = check_output_dir(args, asked)
+    resume = check_output_dir(args, asked, games)
+    check_engine(args)
     check_reference(args, model_args.use_peft)
     if model_args.model_name_or_path == EMBEDDED:
         check_embedded_games(games)
@@ -215,11 +220,14 @@ def _plain_config(run: RunArguments, args: SelfPlayConfig) -> SelfPlayConfig:
     plain = copy.copy(args)
     plain.beta, plain.sync_ref_model = 0.0, False
     plain.output_dir = str(Path(args.output_dir) / "plain")
-    budget = {"max_steps", "games_per_generation", "num_iterations", "seed", "beta", "sync_ref_model", "output_dir"}
     for name, value in (run.plain_overrides or {}).items():
-        if not hasattr(args, name) or name in budget:
-            reason = "the same budget without a magnet is compared" if name in budget else "there is no such field"
-            raise ValueError(f"plain_overrides: {name} cannot be changed: {reason}.")
+        if name not in _PLAIN_FIELDS:
+            raise ValueError(
+                f"plain_overrides: {name} cannot be changed: the same budget without a magnet is compared. Allowed: "
+                f"{', '.join(_PLAIN_FIELDS)}{did_you_mean(name, _PLAIN_FIELDS)}"
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise ValueError(f"plain_overrides: {name} is {value!r}, but must be a number of at least 0.")
         setattr(plain, name, value)
     return plain
 
@@ -283,13 +291,15 @@ def _last(args: SelfPlayConfig) -> str | None:
 def _curve(trainer: SelfPlayTrainer, game: str) -> list[dict[str, Any]]:
     """Points over training, from the trainer's log: an evaluation, with the training log nearest before it."""
     roles = make_game(game).roles
+    accumulation = trainer.args.gradient_accumulation_steps
+    micro_steps = trainer.args.steps_per_generation * trainer.args.num_iterations
     points: list[dict[str, Any]] = []
     latest: dict[str, Any] = {}
     for entry in trainer.state.log_history:
         if "eval_runtime" in entry:
             point = {
                 "step": entry["step"],
-                "games": entry["step"] // trainer.args.num_iterations * trainer.args.games_per_generation,
+                "games": entry["step"] * accumulation // micro_steps * trainer.args.games_per_generation,
                 "exploitability": entry.get("eval_exploitability", entry.get("eval_exploitability_lower_bound")),
                 "illegal_move_rate": entry.get("eval_illegal_rate"),
                 "return": {role: latest.get(f"self_play/{game}/{role}/return") for role in roles},
@@ -319,7 +329,8 @@ def _metrics(
     embedded = model_args.model_name_or_path == EMBEDDED
     parameters = sum(p.numel() for p in trainer.accelerator.unwrap_model(trainer.model).parameters())
     name = f"embedded Qwen3, {parameters:,} parameters" if embedded else str(model_args.model_name_or_path)
-    command = f"accelerate launch {' '.join(shlex.quote(part) for part in sys.argv)}"
+    # Tokens may be given as flags
+    command = redact(f"accelerate launch {' '.join(shlex.quote(part) for part in sys.argv)}")
     device = args.device
     settings = (
         "max_steps games_per_generation num_iterations learning_rate lr_scheduler_type adam_beta1 adam_beta2 "

@@ -31,7 +31,17 @@ from ..records import EpisodeBatch, Outcomes
 from ..rollout import play
 from .batch import LearnerTurns, gather_outcomes, learner_turns, training_rows
 from .callbacks import LogWhereSavedCallback
-from .checkpoint import REFERENCE_NAME, discard_run, load_buffer, read_state, rotate, save_buffer, write_state
+from .checkpoint import (
+    REFERENCE_NAME,
+    abandon_after,
+    discard_run,
+    load_buffer,
+    read_state,
+    rotate,
+    save_buffer,
+    unmark,
+    write_state,
+)
 from .checks import check_games, check_model_folder, check_output_dir, check_reference
 from .config import SelfPlayConfig
 from .evaluation import evaluate_player
@@ -226,6 +236,7 @@ class SelfPlayTrainer(GRPOTrainer):
         self.played = {"games": 0, "turns": 0, "tokens": 0}
         self.seconds = {"generation": 0.0, "training": 0.0, "evaluation": 0.0}
         self.last_batch: EpisodeBatch | None = None
+        self._same_games = False
         engine = None
         if self.use_vllm or self.use_transformers_continuous_batching:
             engine = self._generate_by_engine
@@ -254,10 +265,20 @@ class SelfPlayTrainer(GRPOTrainer):
         yield self._generating_model
 
     @contextmanager
-    def generation(self) -> Iterator[None]:
-        """Unwraps the model once for all turns of a rollout (and gathers it under ZeRO-3)."""
+    def generation(self, own_games: bool = False) -> Iterator[None]:
+        """Unwraps the model once for all turns of a rollout (and gathers it under ZeRO-3).
+
+        Args:
+            own_games (`bool`, *optional*, defaults to `False`): Whether processes play games of their own. Otherwise
+                they play the same ones, and what an engine generates is that of the first process on all of them: a
+                game that went on differently would leave processes waiting for each other.
+        """
         if self.player.engine is not None:
-            yield
+            self._same_games = not own_games
+            try:
+                yield
+            finally:
+                self._same_games = False
             return
         with (
             torch.no_grad(),
@@ -275,7 +296,10 @@ class SelfPlayTrainer(GRPOTrainer):
         """Generation by TRL's engines. They slice by equal counts, so every process asks for equally many."""
         most = max(gather_object([len(prompts)]))
         asked = prompts + [prompts[0]] * (most - len(prompts))
-        completion_ids, logprobs = self._generate_single_turn(asked, None, {}, 1)[:2]
+        generated = [self._generate_single_turn(asked, None, {}, 1)[:2]]
+        if self._same_games:
+            broadcast_object_list(generated)
+        completion_ids, logprobs = generated[0]
         return completion_ids[: len(prompts)], None if logprobs is None else logprobs[: len(prompts)]
 
     def play_generation(self, generation: int) -> tuple[EpisodeBatch, np.ndarray]:
@@ -290,7 +314,7 @@ class SelfPlayTrainer(GRPOTrainer):
                 return max(gather_object([pending]))
 
         batches, order = [], []
-        with self.generation():
+        with self.generation(own_games=True):
             for g, game in enumerate(self.games):
                 here = mine % len(self.games) == g
                 if here.any() or synchronize is not None:
@@ -487,8 +511,11 @@ class SelfPlayTrainer(GRPOTrainer):
         **kwargs: Any,
     ) -> tuple[Any, ...]:
         """As TRL's; equal rows are computed once and the results gathered back to every row, with their gradients."""
-        # The balance of a mixture's experts is measured over all rows
-        distinct = None if kwargs.get("compute_aux_loss") else distinct_rows(input_ids, attention_mask)
+        # The balance of a mixture's experts is measured over all rows. Under ZeRO-3 every process must make equally
+        # many forward passes, and the number of distinct rows differs between them.
+        plugin = self.args.deepspeed_plugin
+        all_rows = kwargs.get("compute_aux_loss") or (plugin is not None and plugin.zero_stage == 3)
+        distinct = None if all_rows else distinct_rows(input_ids, attention_mask)
         if distinct is None:
             return super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, *args, **kwargs)
         first, inverse = distinct
@@ -506,11 +533,13 @@ class SelfPlayTrainer(GRPOTrainer):
         Raises:
             `ValueError`: If the output folder holds another run, or there is nothing whole to resume from.
         """
-        resume = check_output_dir(self.args, resume_from_checkpoint)
-        if resume is None:
-            if self.args.should_save:
+        resume = check_output_dir(self.args, resume_from_checkpoint, self.games)
+        if self.args.should_save:
+            if resume is None:
                 discard_run(self.args.output_dir)
-            self.accelerator.wait_for_everyone()
+            else:
+                abandon_after(resume)
+        self.accelerator.wait_for_everyone()
         on_start = self.args.eval_on_start
         self.args.eval_on_start = on_start and resume is None  # its figures are in the log of the run it continues
         try:
@@ -519,15 +548,17 @@ class SelfPlayTrainer(GRPOTrainer):
             self.args.eval_on_start = on_start
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        folder = os.path.join(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
+        if self.args.should_save:
+            unmark(folder)
         # Rotation waits until the checkpoint is whole
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
-        run_dir = self._get_output_dir(trial=trial)
-        folder = os.path.join(run_dir, f"checkpoint-{self.state.global_step}")
-        unspent = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+        micro_steps = self.args.steps_per_generation * self.num_iterations
+        unspent = self._step % micro_steps != 0
         if unspent and self._buffered_inputs is not None:
             save_buffer(folder, self.accelerator.process_index, self._buffered_inputs)
         if self.args.sync_ref_model and self.ref_model is not None and self.args.should_save:
@@ -541,6 +572,7 @@ class SelfPlayTrainer(GRPOTrainer):
             state = {
                 "micro_step": self._step,
                 "unspent_generation": unspent,
+                "micro_steps_per_generation": micro_steps,
                 "advantage": self.advantage.state_dict(),
                 "played": self.played,
                 "seconds": self.seconds,
@@ -549,7 +581,7 @@ class SelfPlayTrainer(GRPOTrainer):
                 "model_only": self.args.save_only_model,
             }
             write_state(folder, state)
-            rotate(run_dir, limit, self.state.best_model_checkpoint)
+            rotate(os.path.dirname(folder), limit, self.state.best_model_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
