@@ -19,6 +19,8 @@ from spiral_trl.records import Ending, dataset_to_episodes
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 YAMLS = sorted(path for path in RECIPES.rglob("*.yaml") if path.parent.name != "accelerate")
+# Made up; it stands where a user's would
+TOKEN = "hf_aBcDeFgHiJkLmNoPqRsTuVwXyZ123456"
 SHORT = (
     "--max_steps 4 --games_per_generation 64 --warm_start_steps 40 --eval_steps 2 --eval_games 16 --logging_steps 2 "
     "--save_steps 2 --ref_model_sync_steps 2 --report_pairs 20 --replays 5"
@@ -96,7 +98,9 @@ def finished(tmp_path_factory):
     """Output folder and printed text of a short run of recipes/kuhn.py, as a user launches it."""
     folder = tmp_path_factory.mktemp("kuhn") / "out"
     config = RECIPES / "kuhn_tiny.yaml"
-    done = launch(RECIPES / "kuhn.py", "--config", config, "--output_dir", folder, "--seed", 3, *SHORT)
+    done = launch(
+        RECIPES / "kuhn.py", "--config", config, "--output_dir", folder, "--seed", 3, "--hub_token", TOKEN, *SHORT
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return folder, done.stdout
 
@@ -137,6 +141,17 @@ def test_a_run_leaves_its_figures(finished):
     assert len(metrics["strategy"]) == 12 and {row["opponent"] for row in metrics["results"]} == {"random", "cfr"}
     assert metrics["training"]["plain_overrides"] == {"learning_rate": 3.0e-5}
     assert metrics["training"]["beta"] == 0.6
+
+
+def test_a_token_reaches_nothing_that_a_run_leaves(finished):
+    checked = 0
+    for path in finished[0].rglob("*"):
+        # Within checkpoints the trainer's own pickle holds every argument; it is never uploaded
+        if path.is_file() and path.name != "training_args.bin":
+            checked += 1
+            assert TOKEN.encode() not in path.read_bytes(), path
+    assert checked > 10 and TOKEN not in finished[1]
+    assert "<token>" in json.loads((finished[0] / "metrics.json").read_text())["command"]
 
 
 def test_a_run_leaves_replays(finished):
@@ -253,7 +268,16 @@ BAD = {
     "a refresh of nothing": ({"beta": 0.0}, ["sync_ref_model=True", "beta is 0"]),
     "a refresh beside an adapter": ({"use_peft": True}, ["sync_ref_model=True cannot be used with PEFT"]),
     "another field for plain self-play": ({"plain_overrides": {"beta": 1.0}}, ["plain_overrides: beta", "magnet"]),
-    "an unknown field for plain self-play": ({"plain_overrides": {"lr": 1.0}}, ["plain_overrides: lr", "no such"]),
+    "an unknown field for plain self-play": (
+        {"plain_overrides": {"learn_rate": 1.0}},
+        ["plain_overrides: learn_rate", "did you mean 'learning_rate'?"],
+    ),
+    "no number for plain self-play": (
+        {"plain_overrides": {"learning_rate": "fast"}},
+        ["plain_overrides: learning_rate is 'fast'"],
+    ),
+    "no temperature": ({"temperature": 0.0}, ["temperature is 0.0", "above 0"]),
+    "a negative learning rate": ({"learning_rate": -1.0}, ["learning_rate is -1.0"]),
     "nothing to resume": ({"resume_from_checkpoint": "true"}, ["no whole checkpoint to resume from"]),
 }
 
@@ -289,6 +313,11 @@ def test_the_check_of_loading_sees_it(tmp_path, no_model, keep_environment):
     argv = ["--config", str(RECIPES / "kuhn_tiny.yaml"), "--output_dir", str(tmp_path / "out")]
     with pytest.raises(AssertionError, match="a model was loaded"):
         run_recipe(kuhn.main, argv)
+
+
+def test_a_file_may_be_named_in_one_word(tmp_path, capsys, no_model, keep_environment):
+    path = with_key(tmp_path, advantage="gae")
+    assert_one_line(*in_process([f"--config={path}"], capsys), ["There is no advantage 'gae'"])
 
 
 # Keys with which a recipe plays another model

@@ -246,8 +246,12 @@ def test_baselines_of_another_advantage_are_refused(make_trainer):
 def test_nothing_to_resume_from(make_trainer, tmp_path):
     with pytest.raises(ValueError, match="no whole checkpoint to resume from in .*run"):
         make_trainer(**RUN).train(resume_from_checkpoint=True)
+    elsewhere = tmp_path / "elsewhere"
+    with pytest.raises(ValueError, match="elsewhere does not exist"):
+        make_trainer(**RUN).train(resume_from_checkpoint=str(elsewhere))
+    elsewhere.mkdir()
     with pytest.raises(ValueError, match="elsewhere has no self_play_state.json: it is not a self-play checkpoint"):
-        make_trainer(**RUN).train(resume_from_checkpoint=str(tmp_path / "elsewhere"))
+        make_trainer(**RUN).train(resume_from_checkpoint=str(elsewhere))
 
 
 @pytest.mark.parametrize("left", ["checkpoint-3", "metrics.json"])
