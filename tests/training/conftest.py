@@ -156,13 +156,14 @@ class Worker:
 
 @pytest.fixture
 def start_worker(tmp_path, tiny_model):
-    """`start_worker(processes=..., resume=..., pause=..., ranks=..., FIELD=value)`; ends with the test."""
+    """`start_worker(processes=..., resume=..., pause=..., ranks=..., games=..., engine=..., FIELD=value)`; ends with
+    the test."""
     workers = []
 
-    def start(processes=1, resume=None, pause=0.0, ranks=None, **overrides):
+    def start(processes=1, resume=None, pause=0.0, ranks=None, games=GAME, engine=False, **overrides):
         args = {"output_dir": str(tmp_path / "run"), **SMALL, **overrides}
-        settings = {"model": tiny_model, "games": GAME, "args": args}
-        settings |= {"resume": resume, "pause": pause, "ranks": ranks}
+        settings = {"model": tiny_model, "games": games, "args": args}
+        settings |= {"resume": resume, "pause": pause, "ranks": ranks, "engine": engine}
         workers.append(Worker(tmp_path, settings, processes))
         return workers[-1]
 

@@ -1,11 +1,13 @@
 """One self-play run in processes of its own: `run_worker.py SETTINGS.json`.
 
 Settings: `model`, `games`, `args` (fields of the config), `resume`, `pause`, the seconds to wait before each step so
-that a test can end the run in the middle, and `ranks`, a folder where each rank leaves what it ended with.
+that a test can end the run in the middle, `ranks`, a folder where each rank leaves what it ended with, and `engine`,
+whether a stand-in generates whose samples differ by rank, as those of vLLM on each process do.
 """
 
 import json
 import os
+import random
 import sys
 import time
 from pathlib import Path
@@ -31,11 +33,26 @@ class Watch(TrainerCallback):
         self.turns.append(len(learner_turns(self.trainer.last_batch)) if self.trainer.last_batch is not None else None)
 
 
+def use_engine(trainer):
+    """Replies of random actions, legal or not, from a generator of each rank's own."""
+    words, chosen = trainer._tokenizer.get_vocab(), random.Random(trainer.accelerator.process_index)
+
+    def generate(prompts, *others):
+        actions = [chosen.choice(["[check]", "[bet]", "[call]", "[fold]"]) for _ in prompts]
+        replies = [[words["J"], words[action], trainer._tokenizer.eos_token_id] for action in actions]
+        return replies, [[-1.0] * 3 for _ in prompts]
+
+    trainer._generate_single_turn = generate
+    trainer.player.engine, trainer.player.speculative = trainer._generate_by_engine, False
+
+
 def main(path):
     torch.set_num_threads(1)
     with open(path) as file:
         settings = json.load(file)
     trainer = SelfPlayTrainer(settings["model"], settings["games"], SelfPlayConfig(**settings["args"]))
+    if settings["engine"]:
+        use_engine(trainer)
     watch = Watch(trainer, settings["pause"])
     trainer.add_callback(watch)
     print(f"processes: {trainer.accelerator.num_processes}, pid: {os.getpid()}", flush=True)

@@ -78,3 +78,21 @@ def test_two_processes_agree_with_each_other_with_one_process_and_with_a_resumed
     assert re.findall(r"processes: (\d)", worker.output()) == ["2", "2"]
     start_worker(processes=2, output_dir=str(tmp_path / "killed"), resume=True, **RUN).finish()
     assert_equal_checkpoints(tmp_path / "killed" / "checkpoint-8", tmp_path / "two" / "checkpoint-8")
+
+
+def test_processes_whose_engines_sample_differently_stay_in_step(start_worker, tmp_path):
+    # Evaluation plays the same games on every process, and of two games a process may have none of one
+    worker = start_worker(
+        processes=2,
+        engine=True,
+        games=["kuhn_poker(observation=compact)", "kuhn_poker(observation=compact,seat_bonus=1)"],
+        output_dir=str(tmp_path / "run"),
+        ranks=str(tmp_path / "ranks"),
+        **RUN | {"max_steps": 4, "eval_steps": 2, "save_steps": 4},
+    )
+    assert re.findall(r"processes: (\d)", worker.finish()) == ["2", "2"]
+    ranks = [json.loads((tmp_path / "ranks" / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert ranks[0]["played"] == ranks[1]["played"] and ranks[0]["played"]["games"] == 60
+    assert ranks[0]["baselines"] == ranks[1]["baselines"] and len(ranks[0]["baselines"]) == 4
+    weights = [load_file(tmp_path / "ranks" / f"{rank}.safetensors") for rank in (0, 1)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
