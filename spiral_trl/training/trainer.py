@@ -25,6 +25,7 @@ from trl.models.utils import disable_gradient_checkpointing, unwrap_model_for_ge
 
 from ..advantages import AdvantageEstimator, make_advantage
 from ..games.chance import derive_seeds
+from ..games.registry import make_game
 from ..players.language_model import LanguageModelPlayer, check_chat_template
 from ..prefix_sharing import distinct_rows
 from ..records import EpisodeBatch, Outcomes
@@ -321,7 +322,7 @@ class SelfPlayTrainer(GRPOTrainer):
                     batches.append(
                         play(
                             game,
-                            [self.player] * self._num_players(game),
+                            [self.player] * make_game(game).num_players,
                             seeds[here],
                             illegal=self.args.illegal_moves,
                             max_turns=self.args.max_turns,
@@ -330,12 +331,6 @@ class SelfPlayTrainer(GRPOTrainer):
                     )
                     order.append(mine[here])
         return EpisodeBatch.concatenate(batches), np.concatenate(order)
-
-    @staticmethod
-    def _num_players(game: str) -> int:
-        from ..games.registry import make_game
-
-        return make_game(game).num_players
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
         started = time.perf_counter()
