@@ -31,32 +31,21 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 from trl import TrlParser
 
-from .errors import UsageError, did_you_mean, usage_errors
+from .errors import UsageError, did_you_mean, run_main, usage_errors
 
 
 _SHOWN_CHARS = 80
 
 
 def run_recipe(main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs `main(argv)` and exits: 0 at its end, 2 with one line on stderr where it raises [`~errors.UsageError`].
+    """[`~errors.run_main`] for recipes, without a warning that no user can act on.
 
-    Of several processes only the first prints. Any other exception passes with its traceback: it is a defect or a
-    failure midway, not bad input. Checks of a recipe's own that raise `ValueError` (a game's name, say) go into
-    [`~errors.usage_errors`], before a model is loaded.
-
-    Args:
-        main (`Callable`): The recipe. Its answer is ignored.
-        argv (`Sequence[str]`, *optional*, defaults to `sys.argv[1:]`): Command line without the program's name.
+    Checks of a recipe's own that raise `ValueError` (a game's name, say) go into [`~errors.usage_errors`], before a
+    model is loaded.
     """
-    # TRL 1.16 sets this field by the name that transformers renamed; nothing a user can change
+    # TRL 1.16 sets this field by the name that transformers renamed
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated", category=FutureWarning)
-    try:
-        main(argv)
-    except UsageError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(0)
+    run_main(main, argv)
 
 
 class RecipeParser(TrlParser):

@@ -1,10 +1,13 @@
-"""Errors of the person who runs something: wrong names, values and files."""
+"""Errors: wrong names, values and files of the person who runs something, and games that cannot go on."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, NoReturn
 
 
 class UsageError(ValueError):
@@ -37,7 +40,46 @@ def usage_errors(where: str = "") -> Iterator[None]:
         raise UsageError(f"{where}: {error}" if where else error) from error
 
 
+class PlayerError(RuntimeError):
+    """A player that cannot answer: an endpoint that stays unreachable, a budget of calls that is spent."""
+
+
+class PlayError(RuntimeError):
+    """Games that could not be played to their end. What was played is kept.
+
+    Raised by [`~spiral_trl.rollout.play`] where a game's code raises or a player raises [`PlayerError`]; the cause is
+    chained. Its message names the game, the seed and the moves so far.
+
+    Args:
+        message (`str`): What happened.
+        episodes ([`~spiral_trl.records.EpisodeBatch`], *optional*): The games that were finished before.
+    """
+
+    def __init__(self, message: str, episodes: Any = None):
+        super().__init__(message)
+        self.episodes = episodes
+
+
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """`; did you mean 'near'?` for the allowed name closest to `given`, or nothing where none is close."""
     near = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def run_main(main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs `main(argv)` and exits: 0 at its end, 2 with one line on stderr where it raises [`UsageError`].
+
+    Of several processes only the first prints. Any other exception passes with its traceback: it is a defect or a
+    failure midway, not bad input.
+
+    Args:
+        main (`Callable`): What to run. Its answer is ignored.
+        argv (`Sequence[str]`, *optional*, defaults to `sys.argv[1:]`): Command line without the program's name.
+    """
+    try:
+        main(argv)
+    except UsageError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)

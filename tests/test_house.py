@@ -18,6 +18,7 @@ PACKAGE = ROOT / "spiral_trl"
 HOUSE = [
     "version",
     "errors",
+    "names",
     "records",
     "stats",
     "games",
@@ -31,6 +32,7 @@ HOUSE = [
     "sae",
     "training",
     "cli",
+    "commands",
     "__init__",
     "__main__",
 ]

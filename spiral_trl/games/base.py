@@ -53,3 +53,18 @@ class Game(Protocol):
     def returns(self) -> tuple[float, ...]:
         """Total of each seat, in the game's own units. Defined once the game is over."""
         ...
+
+
+@runtime_checkable
+class ActionSampler(Protocol):
+    """What a game with free-text actions attaches as `Turn.state`, so that the random player can play it.
+
+    Attributes:
+        example_actions (`tuple[str, ...]`): Some actions that are legal now, as parsed.
+    """
+
+    example_actions: tuple[str, ...]
+
+    def sample_action(self, draws: Sequence[float]) -> str:
+        """A random legal action, as parsed, from 8 uniform numbers in [0, 1)."""
+        ...

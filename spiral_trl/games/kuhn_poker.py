@@ -28,10 +28,11 @@ from typing import Any, NamedTuple
 
 import pyspiel
 
+from ..names import Parameter
 from ..records import Ending, Message, Parsed, Turn
 from .chance import Chance, SeededChance
 from .parsing import parse_action
-from .registry import Parameter, format_name, parse_name, register
+from .registry import format_name, parse_name, register
 from .solver_state import SolverState
 
 

@@ -1,37 +1,39 @@
 """Games by name. A name carries its parameters, in OpenSpiel's form: `kuhn_poker(rounds=5,payoff=chips)`.
 
-A game module calls [`register`] when it is imported. Names are parsed and checked once and remembered, since thousands
-of games are made per training step.
+A game module calls [`register`] when it is imported. A prefix names a whole library of games, such as
+`openspiel:goofspiel(num_cards=4)`; its adapter calls [`register_source`]. Names are parsed and checked once and
+remembered, since thousands of games are made per training step.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
+from ..names import Parameter, read_parameters, split_name, unknown
 from .base import Game
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter of a game.
+class GameSource(Protocol):
+    """A library of games behind a prefix. Names here are without the prefix.
 
-    Args:
-        default (`int`, `float`, `str` or a callable): The value where the name does not say. A callable is given the
-            values of the parameters registered before this one: a default may depend on them.
-        kind (`type`): `int`, `float` or `str`.
-        choices (`tuple[str, ...]`): Allowed values of a `str`.
-        low, high (`float`, *optional*): Allowed range of a number, ends included.
+    `parse` and `make` raise `ValueError` for names and parameters that the library does not have, or games that it
+    has and that cannot be played here, with the reason.
     """
 
-    default: Any
-    kind: type = str
-    choices: tuple[str, ...] = ()
-    low: float = float("-inf")
-    high: float = float("inf")
+    def names(self) -> list[str]:
+        """Base names of the games that can be played, sorted."""
+        ...
+
+    def parse(self, name: str) -> tuple[str, dict[str, Any], str]:
+        """Base name, value of every parameter, canonical name."""
+        ...
+
+    def make(self, name: str) -> Game:
+        """A new game; `name` is canonical. Its `Game.name` carries the prefix."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class _Entry:
 
 
 _GAMES: dict[str, _Entry] = {}
+_SOURCES: dict[str, GameSource] = {}
 
 
 def register(
@@ -63,19 +66,41 @@ def register(
     _GAMES[name] = _Entry(make, dict(parameters or {}), check)
 
 
+def register_source(prefix: str, source: GameSource) -> None:
+    """Adds a library of games, named `prefix:NAME`."""
+    if prefix in _SOURCES:
+        raise ValueError(f"a source of games named {prefix!r} is registered already")
+    _SOURCES[prefix] = source
+
+
 def game_names() -> list[str]:
-    """Base names of all games, sorted."""
+    """Base names of all games with words of their own, sorted."""
     return sorted(_GAMES)
+
+
+def source_names() -> list[str]:
+    """Prefixes of libraries of games, sorted."""
+    return sorted(_SOURCES)
+
+
+def game_source(prefix: str) -> GameSource:
+    """The library of games behind `prefix`."""
+    if prefix not in _SOURCES:
+        raise unknown("prefix of a game", prefix, source_names())
+    return _SOURCES[prefix]
 
 
 def make_game(name: str) -> Game:
     """A new game, to be reset and played once."""
-    base, values, _ = _parse(name)
+    base, values, canonical = _parse(name)
+    prefix, colon, _ = base.partition(":")
+    if colon:
+        return _SOURCES[prefix].make(canonical[len(prefix) + 1 :])
     return _GAMES[base].make(**values)
 
 
 def parse_name(name: str) -> tuple[str, dict[str, Any]]:
-    """Base name and the value of every parameter, defaults filled in."""
+    """Base name, with the prefix where there is one, and the value of every parameter, defaults filled in."""
     base, values, _ = _parse(name)
     return base, dict(values)
 
@@ -92,59 +117,18 @@ def format_name(base: str, values: Mapping[str, Any]) -> str:
     )
 
 
-def unknown(what: str, given: str, allowed: Iterable[str]) -> ValueError:
-    """The error for a name that nobody knows: what was given, what is allowed, and the nearest match."""
-    options = list(allowed)
-    near = difflib.get_close_matches(given.lower(), options, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"unknown {what} {given!r}; allowed: {', '.join(options) or 'none'}{hint}")
-
-
 @lru_cache(maxsize=1024)
 def _parse(name: str) -> tuple[str, dict[str, Any], str]:
     """Base name, all values, canonical name."""
-    base, bracket, rest = name.strip().partition("(")
-    base = base.strip()
+    base, given = split_name(name, "game")
+    prefix, colon, _ = base.partition(":")
+    if colon:
+        base, values, canonical = game_source(prefix).parse(name.strip()[len(prefix) + 1 :])
+        return f"{prefix}:{base}", values, f"{prefix}:{canonical}"
     if base not in _GAMES:
-        raise unknown("game", base, game_names())
+        raise unknown("game", base, [*game_names(), *(f"{prefix}:NAME" for prefix in source_names())])
     entry = _GAMES[base]
-    given: dict[str, str] = {}
-    if bracket:
-        if not rest.endswith(")"):
-            raise ValueError(f"game name {name!r} must end with ')', as in 'name(parameter=value)'")
-        for item in rest[:-1].split(",") if rest[:-1].strip() else ():
-            key, equals, text = (part.strip() for part in item.partition("="))
-            if not equals:
-                raise ValueError(f"game name {name!r}: {item.strip()!r} is not of the form parameter=value")
-            if key not in entry.parameters:
-                raise unknown(f"parameter of {base}", key, entry.parameters)
-            if key in given:
-                raise ValueError(f"game name {name!r} sets {key!r} twice")
-            given[key] = text
-
-    values: dict[str, Any] = {}
-    stated = []
-    for key, parameter in entry.parameters.items():
-        default = parameter.default(values) if callable(parameter.default) else parameter.default
-        values[key] = _value(base, key, parameter, given[key]) if key in given else default
-        if values[key] != default:
-            stated.append(f"{key}={values[key]}")
+    values, canonical = read_parameters(base, given, entry.parameters)
     if entry.check is not None:
         entry.check(values)
-    return base, values, f"{base}({','.join(stated)})" if stated else base
-
-
-def _value(base: str, key: str, parameter: Parameter, text: str) -> Any:
-    if parameter.kind is str:
-        if text not in parameter.choices:
-            raise unknown(f"value of {key} in {base}", text, parameter.choices)
-        return text
-    try:
-        value = parameter.kind(text)
-    except ValueError:
-        kind = "a whole number" if parameter.kind is int else "a number"
-        raise ValueError(f"{key} of {base} must be {kind}, not {text!r}") from None
-    if not parameter.low <= value <= parameter.high:
-        raise ValueError(f"{key} of {base} must be from {parameter.low:g} to {parameter.high:g}, not {text}")
-    # 2.0 and 2 are one value and need one spelling.
-    return int(value) if float(value).is_integer() else value
+    return base, values, canonical

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..games.registry import unknown
+from ..names import unknown
 from .base import Player
 from .bots import CFRPlayer, RandomPlayer
 

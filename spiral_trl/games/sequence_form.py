@@ -21,7 +21,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..games.table import CHANCE, DECISION, TERMINAL, GameTable
+from .table import CHANCE, DECISION, TERMINAL, GameTable
 
 
 @dataclass(frozen=True, eq=False)
