@@ -1,6 +1,10 @@
 """Zero-sum text games: rules as text, no model and no torch."""
 
-from . import kuhn_poker as kuhn_poker  # games register themselves when imported
+# Games register themselves when imported
+from . import connect_four as connect_four
+from . import kuhn_poker as kuhn_poker
+from . import pig as pig
+from . import tic_tac_toe as tic_tac_toe
 from .parsing import parse_action
 from .registry import canonical_name, game_names, make_game
 from .table import tabulate
