@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from .errors import did_you_mean
-from .games.base import Game
+from .games.base import ActionSampler, Game
 from .games.chance import CHANCE as CHANCE_STREAM
 from .games.chance import ILLEGAL, uniforms
 from .games.registry import make_game
@@ -241,6 +241,8 @@ def _play_text(
 
 
 def _random_legal(turn: Turn) -> str | None:
+    if turn.legal_actions is None and isinstance(turn.state, ActionSampler):
+        return turn.state.sample_action(uniforms(turn.seed, ILLEGAL, turn.index, np.arange(8)).tolist())
     if not turn.legal_actions:
         return None
     choice = int(uniforms(turn.seed, ILLEGAL, turn.index) * len(turn.legal_actions))
