@@ -147,6 +147,13 @@ class SequenceForm:
         """`[E]` factor of each end from the illegal mass `[U]` of the turns."""
         return np.where(self.end_turn < 0, 1.0, illegal[self.end_turn])
 
+    def turn_visits(self, probabilities: np.ndarray) -> np.ndarray:
+        """`[U]` how often each turn is reached in a game between seats that all follow `probabilities` (`[U, A]`)."""
+        asked = self.end_node[self.end_turn >= 0]
+        visits = np.zeros(len(self.table.turns))
+        np.add.at(visits, self.table.turn[asked], self.reach(probabilities)[:, asked].prod(0))
+        return visits
+
     def evaluate(self, probabilities: np.ndarray, illegal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`[P]` value of the policy for each seat, and `[P]` of a best response of that seat alone.
 
@@ -166,8 +173,11 @@ def sequence_form(table: GameTable) -> SequenceForm:
     Turns with equal `infoset` keys are one information set; a turn without a key is one by itself.
 
     Raises:
-        `ValueError`: If a seat lacks perfect recall, or an information set does not have the same actions everywhere.
+        `ValueError`: If a seat lacks perfect recall, an information set does not have the same actions everywhere, or
+            the nodes of `table` are positions.
     """
+    if not table.is_tree:
+        raise ValueError(f"The nodes of {table.name} are positions, not histories: use position_graph.")
     num_nodes, num_players = len(table.kind), table.num_players
     keys = [(turn.player, ("turn", u) if turn.infoset is None else turn.infoset) for u, turn in enumerate(table.turns)]
     # Each seat's last (information set, action) at each node; infosets are listed with their parent sequence

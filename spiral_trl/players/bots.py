@@ -82,7 +82,8 @@ class CFRPlayer(PolicyPlayer):
 
     It plays games that attach a [`~spiral_trl.games.solver_state.SolverState`] of a sequential two-player zero-sum
     OpenSpiel game with explicit chance and at most 100,000 histories. Others are a `ValueError`, such as
-    `kuhn_poker(rules=spiral)`, where OpenSpiel's rules are not those played.
+    `kuhn_poker(rules=spiral)`, where OpenSpiel's rules are not those played, and games of perfect information without
+    chance, which minimax plays.
 
     Of a match it plays each hand by the equilibrium of a single hand, and logs so. That is an equilibrium of the
     match where hands add up (`payoff=chips`); where only the sign of the total counts it need not be one.
@@ -134,6 +135,12 @@ def solve(game: str) -> tuple[pyspiel.Policy, float]:
         or kind.chance_mode == pyspiel.GameType.ChanceMode.SAMPLED_STOCHASTIC
     ):
         raise ValueError(f"{game} is not a sequential two-player zero-sum game with explicit chance")
+    if (
+        kind.information == pyspiel.GameType.Information.PERFECT_INFORMATION
+        and kind.chance_mode == pyspiel.GameType.ChanceMode.DETERMINISTIC
+    ):
+        # CFR learns nothing where it does not go: at a position it would play by how the game came there
+        raise ValueError(f"{game} is a game of perfect information without chance; use minimax or mcts")
     histories = _count_histories(loaded)
     if histories > _MAX_HISTORIES:
         raise ValueError(f"{game} has more than {_MAX_HISTORIES:,} histories")
