@@ -9,6 +9,7 @@ from spiral_trl.games import make_game, tabulate
 from spiral_trl.games.chance import ILLEGAL, derive_seeds, uniforms
 from spiral_trl.players.bots import CFRPlayer, PolicyPlayer, RandomPlayer
 from spiral_trl.players.language_model import LanguageModelPlayer
+from spiral_trl.players.search import MinimaxPlayer
 from spiral_trl.records import Ending, Reply
 from spiral_trl.rollout import IllegalMoves, play
 
@@ -91,6 +92,9 @@ VARIANTS = [
     "kuhn_poker(seat_bonus=2)",
     "kuhn_poker(rounds=2)",
     "kuhn_poker(rules=spiral)",
+    "tic_tac_toe(observation=compact)",
+    "connect_four(rows=3,columns=3,line=3)",
+    "connect_four(rows=3,columns=3,line=3,observation=latest)",
 ]
 
 
@@ -114,6 +118,7 @@ SEATINGS = {
     "two at random": lambda: [RandomPlayer(), RandomPlayer()],
     "cfr": lambda: [CFRPlayer()] * 2,
     "cfr and random": lambda: [CFRPlayer(), RandomPlayer()],
+    "minimax and random": lambda: [MinimaxPlayer(), RandomPlayer()],
     "some illegal": lambda: [Careless(), RandomPlayer()],
 }
 
@@ -125,7 +130,9 @@ SEATINGS = {
         (game, seating)
         for game in VARIANTS
         for seating in SEATINGS
-        if "cfr" not in seating or not ("spiral" in game or "sign" in game)  # no OpenSpiel game has those rules
+        # No OpenSpiel game has the rules of some, and games of perfect information are for minimax
+        if "cfr" not in seating or ("kuhn" in game and "spiral" not in game and "sign" not in game)
+        if "minimax" not in seating or "kuhn" not in game
     ],
 )
 def test_table_and_text_give_equal_episodes(game, seating, speculative):
