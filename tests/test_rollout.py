@@ -91,6 +91,9 @@ VARIANTS = [
     "kuhn_poker(seat_bonus=2)",
     "kuhn_poker(rounds=2)",
     "kuhn_poker(rules=spiral)",
+    "kuhn_poker(cards=5)",
+    "leduc_poker",
+    "liars_dice(dice_sides=3)",
 ]
 
 
@@ -119,15 +122,8 @@ SEATINGS = {
 
 
 @pytest.mark.parametrize("speculative", [True, False])
-@pytest.mark.parametrize(
-    ("game", "seating"),
-    [
-        (game, seating)
-        for game in VARIANTS
-        for seating in SEATINGS
-        if "cfr" not in seating or not ("spiral" in game or "sign" in game)  # no OpenSpiel game has those rules
-    ],
-)
+@pytest.mark.parametrize("seating", SEATINGS)
+@pytest.mark.parametrize("game", VARIANTS)
 def test_table_and_text_give_equal_episodes(game, seating, speculative):
     players = SEATINGS[seating]()
     if not speculative:
