@@ -95,6 +95,9 @@ VARIANTS = [
     "tic_tac_toe(observation=compact)",
     "connect_four(rows=3,columns=3,line=3)",
     "connect_four(rows=3,columns=3,line=3,observation=latest)",
+    "kuhn_poker(cards=5)",
+    "leduc_poker",
+    "liars_dice(dice_sides=3)",
 ]
 
 
@@ -130,9 +133,9 @@ SEATINGS = {
         (game, seating)
         for game in VARIANTS
         for seating in SEATINGS
-        # No OpenSpiel game has the rules of some, and games of perfect information are for minimax
-        if "cfr" not in seating or ("kuhn" in game and "spiral" not in game and "sign" not in game)
-        if "minimax" not in seating or "kuhn" not in game
+        # Games of perfect information are for minimax, the others for cfr
+        if "cfr" not in seating or game.startswith(("kuhn", "leduc", "liars"))
+        if "minimax" not in seating or game.startswith(("tic_tac_toe", "connect_four"))
     ],
 )
 def test_table_and_text_give_equal_episodes(game, seating, speculative):
