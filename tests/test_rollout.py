@@ -412,6 +412,24 @@ def test_free_text_has_no_random_legal_action(register_game):
     assert content.endswith("\n\nYour last reply was no legal action. Reply again.")
 
 
+def test_a_game_that_samples_its_own_actions_has_random_legal_ones():
+    batch = play("simple_negotiation", [Scripted("hm"), RandomPlayer()], range(5), illegal="random_legal")
+    for episode in batch.episodes():
+        assert episode.ending is Ending.TERMINAL
+        game = make_game("simple_negotiation")
+        game.reset(episode.seed)
+        for step in episode.steps:
+            (turn,) = game.turns()
+            action = step.reply.action
+            if turn.player == 0:
+                assert action is None and step.reply.error
+                action = turn.state.sample_action(
+                    [float(uniforms(episode.seed, ILLEGAL, turn.index, i)) for i in range(8)]
+                )
+            game.step({turn.player: action})
+        assert game.returns() == episode.returns
+
+
 # ---------------------------------------------------------------------------------------------------------- the limit
 
 

@@ -14,6 +14,7 @@ Nodes are numbered from the root, node 0. `kind[node]` says what a node is:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -105,6 +106,36 @@ def _replay(name: str, script: Sequence[int], actions: Sequence[tuple[int, str]]
     return game
 
 
+# Nodes near the root that are counted before a table is begun
+_COUNTED_AHEAD = 4_000
+
+
+def _surely_larger(name: str, max_nodes: int) -> bool:
+    """Whether the nodes near the root alone show that there are more than `max_nodes`.
+
+    [`tabulate`] goes depth first. In a game of long lines it would replay thousands of them before it gives up.
+    """
+    queue: deque[tuple[tuple[int, ...], tuple[tuple[int, str], ...]]] = deque([((), ())])
+    found = 1
+    for _ in range(_COUNTED_AHEAD):
+        if not queue or found > max_nodes:
+            break
+        script, played = queue.popleft()
+        game = _replay(name, script, played)
+        if isinstance(game, _Branch):
+            below = [((*script, i), played) for i, p in enumerate(game.probabilities) if p > 0]
+        else:
+            asked = game.turns()
+            below = [
+                (script, (*played, (turn.player, action)))
+                for turn in (asked if len(asked) == 1 else ())
+                for action in turn.legal_actions or ()
+            ]
+        found += len(below)
+        queue.extend(below)
+    return found > max_nodes
+
+
 @lru_cache(maxsize=32)
 def tabulate(name: str, max_nodes: int = 20_000) -> GameTable | None:
     """The table of the game `name`, or `None` where it cannot have one.
@@ -113,6 +144,8 @@ def tabulate(name: str, max_nodes: int = 20_000) -> GameTable | None:
     Every node is reached by replaying the game from its start, so no game has to know how to copy itself.
     """
     probe = make_game(name)
+    if _surely_larger(name, max_nodes):
+        return None
     turns: dict[tuple, int] = {}
     distinct: list[Turn] = []
     standing: list[Game] = []

@@ -14,12 +14,16 @@ from functools import lru_cache
 import numpy as np
 import pyspiel
 
+from ..games.base import ActionSampler
 from ..games.chance import REPLY, uniforms
 from ..games.solver_state import SolverState
 from ..records import Reply, Turn
 
 
 logger = logging.getLogger(__name__)
+
+# Positions of the draws that a game's own sampler gets
+_SAMPLER_DRAWS = np.arange(8)
 
 
 class PolicyPlayer(ABC):
@@ -66,7 +70,11 @@ class PolicyPlayer(ABC):
 
 
 class RandomPlayer(PolicyPlayer):
-    """Plays every legal action with equal probability."""
+    """Plays every legal action with equal probability.
+
+    In games with free-text actions it plays what the turn's [`~spiral_trl.games.base.ActionSampler`] draws, which need
+    not be uniform.
+    """
 
     name = "random"
 
@@ -75,6 +83,33 @@ class RandomPlayer(PolicyPlayer):
         if not turn.legal_actions:
             raise ValueError(f"{self.name} cannot play {turn.game}: its actions are free text")
         return dict.fromkeys(turn.legal_actions, 1 / len(turn.legal_actions))
+
+    def sample(
+        self, turns: Sequence[Turn], which: np.ndarray, seeds: np.ndarray, index: np.ndarray
+    ) -> tuple[list[Reply], np.ndarray]:
+        """Replies for many games that stand at few distinct turns; see [`~spiral_trl.players.base.Player`]."""
+        samplers = {
+            row: turn.state
+            for row, turn in enumerate(turns)
+            if turn.legal_actions is None and isinstance(turn.state, ActionSampler)
+        }
+        if not samplers:
+            return super().sample(turns, which, seeds, index)
+        chosen = np.empty(len(which), dtype=np.int64)
+        free = np.isin(which, list(samplers))
+        listed = [row for row in range(len(turns)) if row not in samplers]
+        replies, chosen[~free] = super().sample(
+            [turns[row] for row in listed], np.searchsorted(listed, which[~free]), seeds[~free], index[~free]
+        )
+        known: dict[tuple[int, str], int] = {}
+        for game in np.flatnonzero(free).tolist():
+            row = int(which[game])
+            action = samplers[row].sample_action(uniforms(seeds[game], REPLY, index[game], _SAMPLER_DRAWS).tolist())
+            if (row, action) not in known:
+                known[row, action] = len(replies)
+                replies.append(Reply(text=f"[{action}]"))
+            chosen[game] = known[row, action]
+        return replies, chosen
 
 
 class CFRPlayer(PolicyPlayer):

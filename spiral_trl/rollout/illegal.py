@@ -6,7 +6,10 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..errors import did_you_mean
+from ..games.base import ActionSampler
 from ..games.chance import ILLEGAL, uniforms
 from ..records import Message, Turn
 
@@ -67,7 +70,10 @@ class IllegalMoves:
 
 
 def random_legal(turn: Turn) -> str | None:
-    """A uniformly random legal action that derives from the seed and the turn; `None` where actions are free text."""
+    """A random legal action that derives from the seed and the turn: uniform, or what a game with free-text actions
+    draws. `None` where the game cannot draw one."""
+    if turn.legal_actions is None and isinstance(turn.state, ActionSampler):
+        return turn.state.sample_action(uniforms(turn.seed, ILLEGAL, turn.index, np.arange(8)).tolist())
     if not turn.legal_actions:
         return None
     choice = int(uniforms(turn.seed, ILLEGAL, turn.index) * len(turn.legal_actions))

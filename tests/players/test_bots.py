@@ -202,6 +202,40 @@ def test_random_refuses_free_text():
         RandomPlayer().reply([turn_with(None, legal=None)])
 
 
+class Sayings:
+    """An ActionSampler of a made-up game."""
+
+    example_actions = ("hm",)
+
+    def __init__(self, word):
+        self.word = word
+
+    def sample_action(self, draws):
+        assert len(draws) == 8 and all(0 <= draw < 1 for draw in draws)
+        return f"{self.word} {int(3 * draws[0])} {int(2 * draws[7])}"
+
+
+def test_random_plays_free_text_beside_listed_actions_as_each_alone():
+    player = RandomPlayer()
+    turns = [
+        turn_with(None, ("a", "b")),
+        turn_with(Sayings("x"), None),
+        turn_with(None),
+        turn_with(Sayings("y"), None),
+    ]
+    which = np.random.default_rng(0).integers(4, size=400)
+    seeds, index = derive_seeds(3, np.arange(400)), np.arange(400) % 3
+    replies, chosen = player.sample(turns, which, seeds, index)
+    asked = [replace(turns[w], seed=int(s), index=int(i)) for w, s, i in zip(which, seeds, index, strict=True)]
+    assert [replies[c] for c in chosen] == [player.reply([turn])[0] for turn in asked] == player.reply(asked)
+    owner = {}
+    assert all(owner.setdefault(int(c), int(w)) == w for c, w in zip(chosen, which, strict=True))
+    assert sorted(owner) == list(range(len(replies))) and len(replies) == 2 * 2 + 2 * 6
+    assert {reply.text[:2] for reply in replies} == {"[a", "[b", "[x", "[y"}
+    only = player.reply([replace(turns[1], seed=s) for s in range(50)])
+    assert {reply.text for reply in only} == {f"[x {i} {j}]" for i in range(3) for j in range(2)}
+
+
 def test_players_by_name():
     assert {"cfr", "random"} <= set(player_names())
     assert isinstance(make_player("random"), RandomPlayer)

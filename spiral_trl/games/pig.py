@@ -1,0 +1,235 @@
+"""Pig in words: OpenSpiel's `pig`, a race with one die (rules: Neller and Presser, "Optimal Play of the Dice Game
+Pig", 2004).
+
+The observation is one of three: `words` (rules, payoff, seat, all that happened, the scores), `latest` (the same
+without what happened), `compact` (one line of digits and few words, such as
+`player 0 turn 0 1 2 own 0 2 3 next 0 4 0`: the turn total, the own score, that of each following player).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import pyspiel
+
+from ..names import Parameter
+from ..records import Ending, Message, Parsed, Turn
+from .board import OBSERVATIONS
+from .chance import Chance, SeededChance
+from .parsing import parse_action
+from .registry import format_name, parse_name, register
+from .solver_state import SolverState
+
+
+# Legal actions with OpenSpiel's numbers: before score and turn total reach the target, and after
+_ROLL_OR_HOLD = {"roll": 0, "hold": 1}
+_HOLD = {"hold": 1}
+DIE = (1 / 6,) * 6
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What all games of one name share."""
+
+    name: str
+    engine: pyspiel.Game
+    target: int
+    horizon: int
+    observation: str
+    roles: tuple[str, ...]
+    introductions: tuple[str, ...]
+
+
+@lru_cache(maxsize=64)
+def _setup(target: int, players: int, horizon: int, observation: str) -> _Setup:
+    name = format_name("pig", {"target": target, "players": players, "horizon": horizon, "observation": observation})
+    values = parse_name(name)[1]
+    roles = tuple(f"player {player}" for player in range(players))
+    order = "player 1 follows" if players == 2 else "the others follow in the order of their numbers"
+    lost = "-1" if players == 2 else f"-1/{players - 1}"
+    rules = (
+        "Rules: The players take turns, each with as many rolls of one six-sided die as it likes. Player 0 starts, "
+        f"{order}, and so on in turn. Before each roll the player may roll or hold. A roll of 2 to 6 is added to its "
+        "turn total, and it chooses again. A roll of 1 loses the turn total and ends the turn. Holding adds the turn "
+        f"total to the player's score and ends the turn. Whoever first holds at {target} or more wins; a player whose "
+        "score and turn total together are that many may no longer roll. "
+        f"If nobody has won after {horizon} choices of all players together, the game ends undecided.\n"
+        f"Your payoff is +1 if you win, {lost} if another player wins, 0 if nobody does.\n"
+    )
+    count = "two players" if players == 2 else f"{players} players"
+    return _Setup(
+        name=name,
+        engine=pyspiel.load_game(f"pig(winscore={target},players={players},horizon={horizon})"),
+        target=target,
+        horizon=horizon,
+        observation=values["observation"],
+        roles=roles,
+        introductions=tuple(
+            f"You are {role} in a game of Pig, a zero-sum dice game of {count}.\n{rules}" for role in roles
+        ),
+    )
+
+
+class Pig:
+    """Pig; a [`~spiral_trl.games.base.Game`].
+
+    A game to 100 takes about 130 choices between random players: play it with `max_turns` of
+    [`~spiral_trl.rollout.play`] well above its default of 50.
+
+    Args:
+        target (`int`, *optional*, defaults to `100`): Score that wins (OpenSpiel's `winscore`), 2 to 1000.
+        players (`int`, *optional*, defaults to `2`): Number of seats, 2 to 10.
+        horizon (`int`, *optional*, defaults to `1000`): Choices of all players together after which the game ends
+            undecided, as truncated, 1 to 100,000.
+        observation (`str`, *optional*, defaults to `"words"`): `"words"`, `"latest"` or `"compact"`; see the module.
+    """
+
+    def __init__(self, target: int = 100, players: int = 2, horizon: int = 1000, observation: str = "words"):
+        self._setup = _setup(target, players, horizon, observation)
+        self.name = self._setup.name
+        self.num_players = players
+        self.roles: tuple[str, ...] = self._setup.roles
+        self.worst_returns: tuple[float, ...] = (-1.0 / (players - 1),) * players
+        self.ending: Ending | None = None
+        self._seed = 0
+        self._index = 0
+        self._chance: Chance = SeededChance(0)
+        self._state: pyspiel.State | None = None
+        self._player = 0
+        self._scores = [0] * players
+        self._turn_total = 0
+        self._turns: list[list[str]] = []  # what came of each choice, for each turn; the last one goes on
+
+    def reset(self, seed: int, chance: Chance | None = None) -> None:
+        """Scores of 0. One choice of chance per roll: die faces 1 to 6."""
+        self._seed = seed
+        self._index = 0
+        self._chance = SeededChance(seed) if chance is None else chance
+        self._state = self._setup.engine.new_initial_state()
+        self._player = 0
+        self._scores = [0] * self.num_players
+        self._turn_total = 0
+        self._turns = [[]]
+        self.ending = None
+
+    def _asked(self) -> tuple[pyspiel.State, Mapping[str, int]]:
+        if self._state is None or self.ending is not None:
+            raise ValueError(
+                f"{self.name}: nobody is asked; {'the game is over' if self.ending else 'reset it first'}"
+            )
+        reached = self._scores[self._player] + self._turn_total >= self._setup.target
+        return self._state, _HOLD if reached else _ROLL_OR_HOLD
+
+    def turns(self) -> Sequence[Turn]:
+        """The seat to choose, or nobody once the game is over."""
+        if self.ending is not None:
+            return ()
+        state, actions = self._asked()
+        player = self._player
+        return (
+            Turn(
+                game=self.name,
+                episode=0,
+                seed=self._seed,
+                index=self._index,
+                player=player,
+                role=self.roles[player],
+                messages=(Message(role="user", content=self._content()),),
+                legal_actions=tuple(actions),
+                infoset=self._infoset(),
+                state=SolverState(state, actions),
+            ),
+        )
+
+    def _infoset(self) -> str:
+        """`player|turns/...` in `words`, where a turn is its rolls and `h` for hold; else `player|scores|turn total`."""
+        if self._setup.observation == "words":
+            return f"{self._player}|{'/'.join(''.join(turn) for turn in self._turns)}"
+        return f"{self._player}|{' '.join(map(str, self._scores))}|{self._turn_total}"
+
+    def _content(self) -> str:
+        player, setup = self._player, self._setup
+        following = [(player + step) % self.num_players for step in range(1, self.num_players)]
+        if setup.observation == "compact":
+            width = len(str(setup.target))
+            parts = [("turn", self._turn_total), ("own", self._scores[player])]
+            parts += [("next", self._scores[other]) for other in following]
+            return f"player {player} " + " ".join(f"{word} {' '.join(f'{n:0{width}d}')}" for word, n in parts)
+        told = f"So far: {self._told() or 'nothing'}.\n" if setup.observation == "words" else ""
+        choice = " or ".join(f"[{action}]" for action in self._asked()[1])
+        others = "".join(f", player {other} has {self._scores[other]}" for other in following)
+        return (
+            f"{setup.introductions[player]}{told}"
+            f"Scores: you have {self._scores[player]}{others}. Your turn total is {self._turn_total}.\n"
+            f"It is your turn. Choose {choice}. End your reply with exactly one action in square brackets, "
+            "for example [hold]; \\boxed{hold} is accepted too."
+        )
+
+    def _told(self) -> str:
+        """Every turn with its rolls: `player 0 rolled 4 3 and held; player 1 rolled 2 1; player 0 rolled 5`."""
+        turns = []
+        for number, turn in enumerate(self._turns):
+            rolls = [outcome for outcome in turn if outcome != "h"]
+            did = [f"rolled {' '.join(rolls)}"] if rolls else []
+            did += ["held"] if turn[-1:] == ["h"] else []
+            if did:
+                turns.append(f"player {number % self.num_players} {' and '.join(did)}")
+        return "; ".join(turns)
+
+    def parse(self, player: int, text: str) -> Parsed:
+        """The action that `text` names for the seat that is asked."""
+        _, actions = self._asked()
+        if player != self._player:
+            raise ValueError(f"{self.name}: player {self._player} is asked, not player {player}")
+        return parse_action(text, tuple(actions))
+
+    def step(self, actions: Mapping[int, str]) -> None:
+        """Rolls or holds, for the seat that is asked."""
+        state, legal = self._asked()
+        player = self._player
+        action = actions.get(player, "")
+        if len(actions) != 1 or action not in legal:
+            raise ValueError(f"{self.name}: player {player} may play {' or '.join(legal)}, not {dict(actions)}")
+        state = state.child(legal[action])
+        self._index += 1
+        if action == "hold":
+            self._turns[-1].append("h")
+            self._scores[player] += self._turn_total
+            self._pass_on()
+        elif not state.is_terminal():  # the horizon's last roll is not resolved
+            outcome = self._chance.choose(DIE)
+            state.apply_action(outcome)
+            self._turns[-1].append(str(outcome + 1))
+            if outcome == 0:
+                self._pass_on()
+            else:
+                self._turn_total += outcome + 1
+        self._state = state
+        if state.is_terminal():
+            won = max(self._scores) >= self._setup.target
+            self.ending = Ending.TERMINAL if won else Ending.TRUNCATED
+
+    def _pass_on(self) -> None:
+        self._turn_total = 0
+        self._player = (self._player + 1) % self.num_players
+        self._turns.append([])
+
+    def returns(self) -> tuple[float, ...]:
+        """+1 for the winner; the others share -1 equally; 0 for all at the horizon."""
+        if self.ending is None or self._state is None:
+            raise ValueError(f"{self.name}: the game is not over")
+        return tuple(self._state.returns())
+
+
+register(
+    "pig",
+    Pig,
+    {
+        "target": Parameter(100, int, low=2, high=1000),
+        "players": Parameter(2, int, low=2, high=10),
+        "horizon": Parameter(1000, int, low=1, high=100_000),
+        "observation": Parameter("words", choices=OBSERVATIONS),
+    },
+)
