@@ -22,6 +22,7 @@ class Outcomes:
         game (`np.ndarray`): `[G]` index into `games`.
         returns (`np.ndarray`): `[G, P]` returns in the game's units; columns past a game's players are NaN.
         endings (`np.ndarray`): `[G]` index into [`ENDINGS`].
+        learner (`np.ndarray`, *optional*): `[G, P]` which seats the policy in training had. By default all.
     """
 
     games: tuple[str, ...]
@@ -29,6 +30,11 @@ class Outcomes:
     game: np.ndarray
     returns: np.ndarray
     endings: np.ndarray
+    learner: np.ndarray = None  # type: ignore[assignment]  # never None once made
+
+    def __post_init__(self) -> None:
+        if self.learner is None:
+            object.__setattr__(self, "learner", ~np.isnan(self.returns))
 
     def __len__(self) -> int:
         return len(self.game)
@@ -139,6 +145,7 @@ class EpisodeBatch:
                 "game": games.of(outcomes.games)[outcomes.game],
                 "returns": np.pad(outcomes.returns, ((0, 0), (0, width)), constant_values=np.nan),
                 "endings": outcomes.endings,
+                "learner": np.pad(outcomes.learner, ((0, 0), (0, width))),
                 "seeds": batch.seeds,
                 "seating": seatings.of(batch.players)[batch.seating],
                 "turn_sample": batch.turn_sample + len(samples),
@@ -251,6 +258,7 @@ class BatchBuilder:
             "game": game,
             "returns": totals,
             "endings": endings,
+            "learner": ~np.isnan(totals),
             "seeds": seeds,
             "seating": seating,
             "turn_sample": turn_sample,
@@ -301,6 +309,7 @@ def _assemble(
             game=game,
             returns=columns["returns"][sort],
             endings=columns["endings"][sort],
+            learner=columns["learner"][sort],
         ),
         seeds=seeds,
         players=tuple(seatings[s] for s in used_seatings),
