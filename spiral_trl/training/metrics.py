@@ -60,7 +60,7 @@ def turn_metrics(sums: dict[str, float]) -> dict[str, float]:
     metrics = {
         "self_play/illegal_rate": over_all("illegal") / turns,
         "completions/mean_length": over_all("tokens") / turns,
-        "completions/min_length": sums["|min_length"],
+        "completions/min_length": sums["|min_length"] if np.isfinite(sums["|min_length"]) else 0.0,
         "completions/max_length": sums["|max_length"],
         "completions/clipped_ratio": over_all("truncated") / turns,
     }
