@@ -7,4 +7,5 @@ Modules are imported when their command is called, or its help is asked for, so 
 COMMANDS = {
     "games": "list the games, or show one: its rules as a player reads them",
     "experts": "collect decisions of solvers, or of winners of a model's self-play, as a dataset for SFT",
+    "play": "play a game at the terminal, or let players play and print what they did",
 }
