@@ -19,7 +19,7 @@ from ..games.chance import derive_seeds
 from ..games.registry import canonical_name, make_game
 from ..players.base import Player
 from ..records import ENDINGS, Ending, EpisodeBatch, Turn
-from ..rollout import MAX_TURNS, play
+from ..rollout import MAX_TURNS, Match, play_matches
 from ..stats import Interval, mean_interval, wilson_interval
 from .standings import MatchGames, Table, make_table, score_interval
 
@@ -132,6 +132,7 @@ def play_match(
 
     Raises:
         `ValueError`: If the game is unknown or not for two players, or `pairs` is less than 1.
+        [`~spiral_trl.errors.PlayError`]: If a player or the game fails midway.
     """
     name = canonical_name(game)
     check_match(name, pairs)
@@ -159,33 +160,37 @@ def _play_pairs(
     illegal: str,
     max_turns: int,
     block: int,
-) -> tuple[MatchGames, PlayError | PlayerError | None]:
+) -> tuple[MatchGames, PlayError | None]:
     """Games of two players, `block` deals at a time, and what ended them early. A block that fails is dropped whole: the
     games that it did finish are its short ones."""
     player, opponent = players
     seeds = derive_seeds(seed, np.arange(pairs))
     returns, truncated = [np.empty((2, 0, 2))], [np.empty((2, 0), dtype=bool)]
     offences, replies = np.zeros((2, 2), dtype=np.int64), np.zeros((2, 2), dtype=np.int64)
-    error: PlayError | PlayerError | None = None
+    error: PlayError | None = None
+    seatings = [(player, opponent)] if player is opponent else [(player, opponent), (opponent, player)]
     for at in range(0, pairs, block):
         dealt = seeds[at : at + block]
         try:
-            batches = [play(name, [player, opponent], dealt, illegal=illegal, max_turns=max_turns)]
-            if player is not opponent:
-                batches.append(play(name, [opponent, player], dealt, illegal=illegal, max_turns=max_turns))
-        except (PlayError, PlayerError) as stopped:
+            batch = play_matches(
+                [Match(name, seating, dealt) for seating in seatings], illegal=illegal, max_turns=max_turns
+            )
+        except PlayError as stopped:
             error = stopped
             break
-        seats = [batches[0], batches[-1]]  # of itself, a player sees one and the same game from both
-        # (2, D, 2): seat of the player, deal, player or opponent
-        returns.append(np.stack([batch.outcomes.returns[:, [seat, 1 - seat]] for seat, batch in enumerate(seats)]))
-        cut = ENDINGS.index(Ending.TRUNCATED)
-        truncated.append(np.stack([batch.outcomes.endings == cut for batch in seats]))
-        for seat, batch in enumerate(seats):
+        size = len(dealt)
+        # (seatings, D, 2) by seat; of itself, a player sees one and the same game from both
+        by_seat = batch.outcomes.returns.reshape(len(seatings), size, 2)
+        cut = (batch.outcomes.endings == ENDINGS.index(Ending.TRUNCATED)).reshape(len(seatings), size)
+        returns.append(np.stack([by_seat[0], by_seat[-1][:, ::-1]]))
+        truncated.append(np.stack([cut[0], cut[-1]]))
+        no_action = np.array([step.reply.action is None for step in batch.samples], dtype=bool)[batch.turn_sample]
+        seating = batch.turn_episode // size
+        for seat in range(2):
             for who in range(2):
-                illegal_replies, asked = count_illegal(batch, seat if who == 0 else 1 - seat)
-                offences[seat, who] += illegal_replies
-                replies[seat, who] += asked
+                asked = (seating == seat % len(seatings)) & (batch.turn_player == (seat + who) % 2)
+                offences[seat, who] += no_action[asked].sum()
+                replies[seat, who] += asked.sum()
     games = MatchGames(
         game=name,
         player=indices[0],
@@ -425,7 +430,7 @@ def play_schedule(
             kept = f"{games.pairs} of {pairs} pairs are kept"
             notes.append(f"{name}: {one.name} against {two.name} stopped, {kept}: {error}")
             # Who alone can have failed would only fail again
-            if len(waited_for) == 1 and isinstance(error.__cause__ or error, PlayerError):
+            if len(waited_for) == 1 and isinstance(error.__cause__, PlayerError):
                 gone |= waited_for
                 notes.append(f"{players[waited_for.pop()].name} stopped answering and is not asked again")
     return played, notes

@@ -10,6 +10,7 @@ from spiral_trl.evaluation.arena import play_match
 from spiral_trl.evaluation.exploitability import measure_exploitability
 from spiral_trl.evaluation.one_player import measure_player
 from spiral_trl.players.bots import CFRPlayer, RandomPlayer
+from spiral_trl.players.search import MinimaxPlayer
 
 
 KUHN = "kuhn_poker(observation=compact)"
@@ -42,18 +43,20 @@ def test_measures_are_those_of_their_parts():
 
 
 def test_who_cannot_play_is_left_out_of_the_measures():
-    spiral = "kuhn_poker(rules=spiral)"
-    measures = measure_player(CFRPlayer(), [KUHN, spiral], [RandomPlayer()], pairs=4, exploitability=False)
-    assert [game.game for game in measures.games] == [KUHN]
-    assert [(entry.player, entry.game) for entry in measures.left_out] == [("cfr", spiral)]
-    assert measures.games[0].no_exploitability == "not asked for"
-    measures = measure_player(RandomPlayer(), [spiral], [CFRPlayer()], pairs=4, exploitability=False)
-    assert measures.games[0].matches == () and measures.games[0].illegal_rate is None
-    assert [entry.player for entry in measures.left_out] == ["cfr"]
-    with pytest.raises(ValueError, match="cfr cannot play"):
-        measure_player(CFRPlayer(), [spiral], [RandomPlayer()], pairs=4)
+    measures = measure_player(MinimaxPlayer(), [KUHN, "tic_tac_toe"], [CFRPlayer(), RandomPlayer()], pairs=4)
+    (game,) = measures.games
+    assert game.game == "tic_tac_toe" and [match.opponent for match in game.matches] == ["random"]
+    assert [(entry.player, entry.game) for entry in measures.left_out] == [("minimax", KUHN), ("cfr", "tic_tac_toe")]
+    with pytest.raises(ValueError, match="minimax cannot play"):
+        measure_player(MinimaxPlayer(), [KUHN], [RandomPlayer()], pairs=4)
     with pytest.raises(ValueError, match="at least 2 deals"):
         measure_player(CFRPlayer(), [KUHN], [RandomPlayer()], pairs=1)
+
+
+def test_without_opponents_or_exploitability_nothing_is_made_up():
+    (game,) = measure_player(RandomPlayer(), [KUHN], [], pairs=4, exploitability=False).games
+    assert game.matches == () and game.illegal_rate is None
+    assert game.exploitability is None and game.no_exploitability == "not asked for"
 
 
 def test_paid_players_are_sampled_only_where_it_is_said_how_often():
