@@ -31,15 +31,14 @@ class CompactForm:
 
 
 def _kuhn(values: Mapping[str, Any]) -> CompactForm:
-    words = ("card", *RANKS[-values["cards"] :], "history", "none", "check", "bet", "call", "fold")
+    words = ("card", *RANKS[-values["cards"] :], "history", "none", "check", "bet")
     return CompactForm((*words, *_bracketed("check", "bet", "call", "fold")), prompt=4 + 3, reply=2)
 
 
 def _leduc(values: Mapping[str, Any]) -> CompactForm:
-    actions = ("check", "call", "raise", "fold")
-    words = ("card", "J", "Q", "K", "first", "public", "second", "none", *actions)
+    words = ("card", "J", "Q", "K", "first", "public", "second", "none", "check", "call", "raise")
     # A round is at most check, raise, raise, and the call that ends it
-    return CompactForm((*words, *_bracketed(*actions)), prompt=4 + 1 + 4 + 2 + 1 + 3, reply=2)
+    return CompactForm((*words, *_bracketed("check", "call", "raise", "fold")), prompt=4 + 1 + 4 + 2 + 1 + 3, reply=2)
 
 
 def _liars_dice(values: Mapping[str, Any]) -> CompactForm:
