@@ -226,6 +226,12 @@ def solve(game: str) -> tuple[pyspiel.Policy, float]:
         or kind.chance_mode == pyspiel.GameType.ChanceMode.SAMPLED_STOCHASTIC
     ):
         raise ValueError(f"{game} is not a sequential two-player zero-sum game with explicit chance")
+    if (
+        kind.information == pyspiel.GameType.Information.PERFECT_INFORMATION
+        and kind.chance_mode == pyspiel.GameType.ChanceMode.DETERMINISTIC
+    ):
+        # CFR learns nothing where it does not go: at a position it would play by how the game came there
+        raise ValueError(f"{game} is a game of perfect information without chance; use minimax or mcts")
     histories = _count_histories(loaded)
     if histories > _MAX_HISTORIES:
         raise ValueError(f"{game} has more than {_MAX_HISTORIES:,} histories")

@@ -275,7 +275,8 @@ def test_cfr_goes_hand_by_hand_where_the_prompt_leaves_out_the_past(caplog):
         ("kuhn_poker(players=3)", "not a sequential two-player zero-sum game"),
         ("matching_pennies_3p", "not a sequential two-player zero-sum game"),
         ("matrix_rps", "not a sequential two-player zero-sum game"),
-        ("tic_tac_toe", "more than 100,000 histories"),
+        ("tic_tac_toe", "a game of perfect information without chance; use minimax or mcts"),
+        ("phantom_ttt", "more than 100,000 histories"),
     ],
 )
 def test_cfr_refuses_games_it_cannot_solve(name, reason):
