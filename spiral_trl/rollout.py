@@ -116,7 +116,7 @@ def play(
     seeds = np.asarray(seeds, dtype=np.int64)
     can_tabulate = policy.policy in ("forfeit", "spiral") and synchronize is None
     table = tabulate(probe.name) if tabulated is not False and can_tabulate else None
-    if table is not None and table.depth > max_turns:
+    if table is not None and (table.depth > max_turns or table.simultaneous):
         table = None
     if table is None:
         if tabulated:
