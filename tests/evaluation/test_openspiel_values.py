@@ -4,7 +4,12 @@ import numpy as np
 import pyspiel
 import pytest
 
-from spiral_trl.evaluation.exploitability import Exploitability, exploitability, measure_exploitability
+from spiral_trl.evaluation.exploitability import (
+    Exploitability,
+    ExploitabilityBound,
+    exploitability,
+    measure_exploitability,
+)
 from spiral_trl.evaluation.policy import PolicyTable, legal_mask
 from spiral_trl.games import tabulate
 from spiral_trl.games.sequence_form import solve
