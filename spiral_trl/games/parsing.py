@@ -23,6 +23,7 @@ _LATEX_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt)?|math(?:bf|it|rm|sf|tt)|m
 _QUOTED_CHARS = 40
 _LISTED_ACTIONS = 12
 _UNWRAPPED_LAYERS = 8
+_SHORT_CHARS = 32
 
 
 def parse_action(text: str, legal_actions: Sequence[str]) -> Parsed:
@@ -49,6 +50,10 @@ def parse_action(text: str, legal_actions: Sequence[str]) -> Parsed:
         [`~spiral_trl.records.Parsed`]: The action as spelled in `legal_actions`, or the error.
     """
     legal = tuple(legal_actions)
+    return _parse_short(text, legal) if len(text) <= _SHORT_CHARS else _parse(text, legal)
+
+
+def _parse(text: str, legal: tuple[str, ...]) -> Parsed:
     last_tag = _last(_THINK_TAG, text)
     if last_tag is not None:
         if not last_tag.group().startswith("</"):
@@ -73,6 +78,10 @@ def parse_action(text: str, legal_actions: Sequence[str]) -> Parsed:
         some = ", ".join(f"[{action}]" for action in named[:_LISTED_ACTIONS])
         return Parsed(None, f"the reply is ambiguous: it names {len(named)} legal actions, {some}")
     return Parsed(None, _illegal(contents[-1], legal))
+
+
+# Replies of bots and small models are short and recur thousands of times
+_parse_short = lru_cache(maxsize=16_384)(_parse)
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
