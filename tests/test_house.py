@@ -21,6 +21,7 @@ HOUSE = [
     "names",
     "records",
     "stats",
+    "ratings",
     "games",
     "prefix_sharing",
     "players",
@@ -124,7 +125,7 @@ def test_the_house_is_the_one_that_contributors_read():
 HEAVY = ("torch", "transformers", "datasets", "trl", "accelerate", "matplotlib")
 
 
-@pytest.mark.parametrize("module", ["records", "stats", "games", "players.bots", "advantages", "errors"])
+@pytest.mark.parametrize("module", ["records", "stats", "ratings", "games", "players.bots", "advantages", "errors"])
 def test_what_needs_no_model_imports_no_heavy_library(module):
     code = f"import sys, spiral_trl.{module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -4,6 +4,9 @@ Rules, tree and payoffs are OpenSpiel's `kuhn_poker` (Kuhn, 1950): three cards J
 gets one card; one bet of one chip may be made and called. OpenSpiel's player 0 is whoever opens the hand. The words
 are ours.
 
+`cards=5` is the paper's harder variant: ranks below J join the deck, down to 2, everything else stays. OpenSpiel has no
+such game.
+
 `rules=spiral` plays by the environment that SPIRAL (arXiv 2506.24119) released instead, which departs from the rules
 that it states to the players. Beside the right rules:
 
@@ -24,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import pyspiel
@@ -36,7 +40,7 @@ from .registry import format_name, parse_name, register
 from .solver_state import SolverState
 
 
-CARDS = ("J", "Q", "K")
+RANKS = ("2", "3", "4", "5", "6", "7", "8", "9", "10", "J", "Q", "K")
 ROLES = ("player 0", "player 1")
 _PAST_TENSE = {"check": "checked", "bet": "bet", "call": "called", "fold": "folded"}
 
@@ -45,38 +49,41 @@ _PAST_TENSE = {"check": "checked", "bet": "bet", "call": "called", "fold": "fold
 class _Node:
     """A point of one hand, seen from its opener (mover 0) and the other player (mover 1)."""
 
-    state: pyspiel.State
     history: tuple[str, ...]
     mover: int
     actions: Mapping[str, int]
     legal: tuple[str, ...]
     chips: int  # won by the opener, at the end of the hand
+    state: pyspiel.State | None  # OpenSpiel's, which has three cards only
     children: dict[str, _Node] = field(default_factory=dict)
 
 
-@lru_cache(maxsize=1)
-def _deals() -> dict[tuple[int, int], _Node]:
-    """OpenSpiel's tree of one hand: the first decision after each deal (opener's card, other card)."""
-    game = pyspiel.load_game("kuhn_poker")
+@lru_cache(maxsize=len(RANKS))
+def _deals(cards: int) -> dict[tuple[int, int], _Node]:
+    """The tree of one hand: the first decision after each deal (opener's card, other card) from a deck of `cards`."""
 
-    def grow(state: pyspiel.State, history: tuple[str, ...]) -> _Node:
-        if state.is_terminal():
-            return _Node(state, history, -1, {}, (), chips=int(state.returns()[0]))
+    def grow(deal: tuple[int, int], history: tuple[str, ...], state: pyspiel.State | None) -> _Node:
+        if history in (("check", "check"), ("check", "bet", "fold"), ("bet", "fold")) or history[-1:] == ("call",):
+            if history[-1] == "fold":
+                chips = 1 if len(history) == 2 else -1
+            else:
+                chips = (2 if history[-1] == "call" else 1) * (1 if deal[0] > deal[1] else -1)
+            return _Node(history, -1, {}, (), chips, state)
         words = ("fold", "call") if "bet" in history else ("check", "bet")
-        actions = {words[action]: action for action in state.legal_actions()}
-        node = _Node(state, history, state.current_player(), actions, tuple(actions), chips=0)
+        actions = {word: action for action, word in enumerate(words)}
+        node = _Node(history, len(history) % 2, actions, words, 0, state)
         for word, action in actions.items():
-            node.children[word] = grow(state.child(action), (*history, word))
+            node.children[word] = grow(deal, (*history, word), None if state is None else state.child(action))
         return node
 
     roots = {}
-    for first in range(3):
-        for second in range(3):
-            if first != second:
-                state = game.new_initial_state()
-                state.apply_action(first)
-                state.apply_action(second)
-                roots[first, second] = grow(state, ())
+    for deal in permutations(range(cards), 2):
+        state = None
+        if cards == 3:
+            state = pyspiel.load_game("kuhn_poker").new_initial_state()
+            for card in deal:
+                state.apply_action(card)
+        roots[deal] = grow(deal, (), state)
     return roots
 
 
@@ -84,13 +91,13 @@ class _Hand(NamedTuple):
     """A finished hand."""
 
     opener: int
-    cards: tuple[int, int]  # by seat
+    cards: tuple[str, str]  # by seat
     history: tuple[str, ...]
     chips: int  # won by player 0
 
     def shown_to(self, player: int) -> str:
         """The other player's card, if it was shown down."""
-        return "?" if self.history[-1] == "fold" else CARDS[self.cards[1 - player]]
+        return "?" if self.history[-1] == "fold" else self.cards[1 - player]
 
 
 @dataclass(frozen=True)
@@ -99,22 +106,24 @@ class _Setup:
 
     name: str
     rounds: int
+    deck: tuple[str, ...]  # from the lowest card up
     spiral: bool
     chips: bool
-    compact: bool
+    observation: str
     seat_bonus: float
     worst_returns: tuple[float, float]
     introductions: tuple[str, str]
 
 
 @lru_cache(maxsize=256)
-def _setup(rounds: int, rules: str, payoff: str | None, observation: str, seat_bonus: float) -> _Setup:
+def _setup(rounds: int, rules: str, payoff: str | None, observation: str, seat_bonus: float, cards: int) -> _Setup:
     given = {
         "rounds": rounds,
         "rules": rules,
         "payoff": payoff,
         "observation": observation,
         "seat_bonus": seat_bonus,
+        "cards": cards,
     }
     name = format_name("kuhn_poker", given)
     values = parse_name(name)[1]
@@ -123,9 +132,10 @@ def _setup(rounds: int, rules: str, payoff: str | None, observation: str, seat_b
     return _Setup(
         name=name,
         rounds=rounds,
+        deck=RANKS[-cards:],
         spiral=spiral,
         chips=chips,
-        compact=values["observation"] == "compact",
+        observation=observation,
         seat_bonus=values["seat_bonus"],
         worst_returns=(float(values["seat_bonus"] - worst), float(-values["seat_bonus"] - worst)),
         introductions=(_introduction(0, values), _introduction(1, values)),
@@ -134,6 +144,7 @@ def _setup(rounds: int, rules: str, payoff: str | None, observation: str, seat_b
 
 def _introduction(player: int, values: Mapping[str, Any]) -> str:
     """Rules, payoff and role, as each seat reads them."""
+    deck = RANKS[-values["cards"] :]
     rounds, bonus, opener = values["rounds"], values["seat_bonus"], int(values["rules"] == "spiral")
     game = "one hand" if rounds == 1 else f"a match of {rounds} hands"
     opens = f"Player {opener} acts first"
@@ -153,7 +164,7 @@ def _introduction(player: int, values: Mapping[str, Any]) -> str:
         payoff = "Your payoff is +1 if you have won more chips after the last hand, -1 if fewer, 0 if equally many."
     return (
         f"You are {ROLES[player]} in {game} of Kuhn poker, a zero-sum game of two players.\n"
-        "Rules: The deck is J, Q, K; J is the lowest card and K the highest. Each player antes 1 chip and is dealt "
+        f"Rules: The deck is {', '.join(deck)}; {deck[0]} is the lowest card and {deck[-1]} the highest. Each player antes 1 chip and is dealt "
         f"one private card. {opens}. While nobody has bet, a player may check or bet 1 chip; if both check, there is "
         "a showdown. Facing a bet, a player may fold and lose the pot, or call with 1 chip, and there is a showdown. "
         f"The higher card wins the pot at a showdown; folded cards are never shown.\n{payoff}\n"
@@ -179,10 +190,14 @@ class KuhnPoker:
             or 1 for the loser and winner of the match, 0 for a draw; under `rules="spiral"` the winner is whoever won
             the last hand. Defaults to `"chips"` for one canonical hand and to `"sign"`, the paper's, otherwise.
         observation (`str`, *optional*, defaults to `"words"`): `"words"`: rules, payoff, role and all that the seat
-            has seen, in one user message per turn. `"compact"`: that message is one line, such as
-            `player 0 card J history none` or `player 0 card K history check bet`, for small models; one hand only.
+            has seen, in one user message per turn. `"latest"`: the same without finished hands; only the chips won so
+            far remain of them. In a match that is less than the seat has seen, so that turns have no `infoset` there.
+            `"compact"`: that message is one line, such as `player 0 card J history none` or
+            `player 0 card K history check bet`, for small models; one hand only.
         seat_bonus (`float`, *optional*, defaults to `0`): Chips that player 1 pays player 0 at the end, -100 to 100.
             Changes no best reply; it gives the seats unequal values, as real games do. With `payoff="chips"` only.
+        cards (`int`, *optional*, defaults to `3`): Size of the deck, 3 to 12. K is the highest card, and lower ranks
+            fill it: 9, 10, J, Q, K for the 5 of the paper's harder variant.
     """
 
     num_players = 2
@@ -195,8 +210,9 @@ class KuhnPoker:
         payoff: str | None = None,
         observation: str = "words",
         seat_bonus: float = 0,
+        cards: int = 3,
     ):
-        self._setup = _setup(rounds, rules, payoff, observation, seat_bonus)
+        self._setup = _setup(rounds, rules, payoff, observation, seat_bonus, cards)
         self.name = self._setup.name
         self.worst_returns: tuple[float, ...] = self._setup.worst_returns
         self.ending: Ending | None = None
@@ -204,12 +220,12 @@ class KuhnPoker:
         self._index = 0
         self._finished: list[_Hand] = []
         self._chance: Chance = SeededChance(0)
-        self._cards = (-1, -1)
+        self._cards = ("", "")
         self._opener = 0
         self._node: _Node | None = None
 
     def reset(self, seed: int, chance: Chance | None = None) -> None:
-        """Deals the first hand. One choice per card: the opener's among three, then the other's among two."""
+        """Deals the first hand. One choice per card: the opener's, then the other's among those left."""
         self._seed = seed
         self._index = 0
         self._finished = []
@@ -218,12 +234,14 @@ class KuhnPoker:
         self._deal()
 
     def _deal(self) -> None:
-        deck = [0, 1, 2]
-        first = deck.pop(self._chance.choose((1 / 3, 1 / 3, 1 / 3)))
-        second = deck.pop(self._chance.choose((1 / 2, 1 / 2)))
+        ranks = self._setup.deck
+        left = list(range(len(ranks)))
+        first = left.pop(self._chance.choose((1 / len(left),) * len(left)))
+        second = left.pop(self._chance.choose((1 / len(left),) * len(left)))
         self._opener = (len(self._finished) + self._setup.spiral) % 2
-        self._cards = (second, first) if self._opener else (first, second)
-        self._node = _deals()[first, second]
+        cards = (ranks[first], ranks[second])
+        self._cards = (cards[1], cards[0]) if self._opener else cards
+        self._node = _deals(len(ranks))[first, second]
 
     def _asked(self) -> tuple[_Node, int]:
         """The current point of the hand and the seat that moves."""
@@ -240,7 +258,7 @@ class KuhnPoker:
         node, player = self._asked()
         setup = self._setup
         # OpenSpiel solves for chips. One hand played for its sign, or by the released rules, is another game.
-        solvable = not setup.spiral and (setup.chips or setup.rounds > 1)
+        solvable = node.state is not None and not setup.spiral and (setup.chips or setup.rounds > 1)
         message: Message = {"role": "user", "content": self._observation(player, node)}
         return (
             Turn(
@@ -259,21 +277,25 @@ class KuhnPoker:
             ),
         )
 
-    def _infoset(self, player: int, node: _Node) -> str:
-        """`player|card|history`; in a match one `card|history|other card or ?` for each finished hand comes before."""
-        seen = [
-            f"{CARDS[hand.cards[player]]}|{' '.join(hand.history)}|{hand.shown_to(player)}" for hand in self._finished
-        ]
-        seen.append(f"{CARDS[self._cards[player]]}|{' '.join(node.history)}")
+    def _infoset(self, player: int, node: _Node) -> str | None:
+        """`player|card|history`; in a match one `card|history|other card or ?` for each finished hand comes before.
+
+        `None` where the prompt leaves out finished hands and so does not tell it.
+        """
+        if self._setup.observation == "latest" and self._setup.rounds > 1:
+            return None
+        seen = [f"{hand.cards[player]}|{' '.join(hand.history)}|{hand.shown_to(player)}" for hand in self._finished]
+        seen.append(f"{self._cards[player]}|{' '.join(node.history)}")
         return f"{player}|{' / '.join(seen)}"
 
     def _observation(self, player: int, node: _Node) -> str:
-        card = CARDS[self._cards[player]]
-        if self._setup.compact:
+        card = self._cards[player]
+        if self._setup.observation == "compact":
             return f"player {player} card {card} history {' '.join(node.history) or 'none'}"
         parts = [self._setup.introductions[player]]
         if self._finished:
-            parts += [self._hand_in_words(number, hand, player) for number, hand in enumerate(self._finished, 1)]
+            if self._setup.observation == "words":
+                parts += [self._hand_in_words(number, hand, player) for number, hand in enumerate(self._finished, 1)]
             total = sum(hand.chips for hand in self._finished)
             parts.append(f"Chips so far: player 0 {total:+d}, player 1 {-total:+d}.\n")
         where = "" if self._setup.rounds == 1 else f"Hand {len(self._finished) + 1}: "
@@ -292,7 +314,7 @@ class KuhnPoker:
         shown = hand.shown_to(player)
         end = "" if shown == "?" else f"; player {other} showed {shown}"
         return (
-            f"Hand {number}: your card was {CARDS[hand.cards[player]]}; {_told(hand.opener, hand.history)}{end}; "
+            f"Hand {number}: your card was {hand.cards[player]}; {_told(hand.opener, hand.history)}{end}; "
             f"player {winner} won {_chips(abs(hand.chips))}.\n"
         )
 
@@ -353,8 +375,9 @@ register(
         "rounds": Parameter(1, int, low=1, high=100),
         "rules": Parameter("canonical", choices=("canonical", "spiral")),
         "payoff": Parameter(_default_payoff, choices=("chips", "sign")),
-        "observation": Parameter("words", choices=("words", "compact")),
+        "observation": Parameter("words", choices=("words", "latest", "compact")),
         "seat_bonus": Parameter(0, float, low=-100, high=100),
+        "cards": Parameter(3, int, low=3, high=len(RANKS)),
     },
     _check,
 )

@@ -1,4 +1,4 @@
-r"""The reply parser that all games with listed actions share.
+r"""What all games read of a reply, and the parser that games with listed actions share.
 
 A reply is free text that a model wrote. Exactly one action must be readable in it, in one of two forms: `\boxed{bet}`
 or `[bet]`. What a model wrote while it was thinking never counts.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from ..records import Parsed
@@ -24,6 +25,70 @@ _QUOTED_CHARS = 40
 _LISTED_ACTIONS = 12
 _UNWRAPPED_LAYERS = 8
 _SHORT_CHARS = 32
+
+
+@dataclass(frozen=True)
+class Stated:
+    r"""What a reply puts forward as its action.
+
+    Args:
+        contents (`tuple[str, ...]`): What stands in the last `\boxed{...}`, or else in each pair of square brackets.
+        error (`str`, *optional*): Why there is nothing to read; `contents` is empty then. `None` for a reply without
+            a box or brackets too: what to say about it is the game's.
+    """
+
+    contents: tuple[str, ...]
+    error: str | None = None
+
+
+def after_reasoning(text: str) -> str | None:
+    """What follows the last `</think>`: all of a reply without reasoning, `None` where the reasoning was not
+    finished."""
+    last_tag = _last(_THINK_TAG, text)
+    if last_tag is None:
+        return text
+    return text[last_tag.end() :] if last_tag.group().startswith("</") else None
+
+
+def stated(text: str) -> Stated:
+    r"""What `text` puts in its last `\boxed{...}`, or without one in square brackets, after its reasoning."""
+    answer = after_reasoning(text)
+    if answer is None:
+        return Stated((), "the reasoning was not finished: <think> has no </think>")
+    box = _last(_BOXED, answer)
+    if box is None:
+        return Stated(tuple(_BRACKETS.findall(answer)))
+    content = _balanced(answer, box.end())
+    return Stated((), r"the last \boxed{ was not closed") if content is None else Stated((content,))
+
+
+def outside_of_actions(text: str) -> str:
+    r"""What `text` says after its reasoning outside of square brackets and before its last `\boxed{`."""
+    answer = after_reasoning(text) or ""
+    box = _last(_BOXED, answer)
+    return _BRACKETS.sub(" ", answer if box is None else answer[: box.start()])
+
+
+def unwrapped(content: str) -> Iterator[str]:
+    r"""The content of a box or of brackets, ever less wrapped: `[\text{bet}]`, `\text{bet}`, `bet`.
+
+    A layer is one pass over the content; their number is bounded so that deep nesting cannot cost quadratic time.
+    """
+    for _ in range(_UNWRAPPED_LAYERS):
+        content = content.strip().strip("*_`$\"'").strip()
+        yield content
+        if (content[:1], content[-1:]) in (("[", "]"), ("{", "}")):
+            content = content[1:-1]
+        elif content.endswith("}") and (command := _LATEX_TEXT.match(content)):
+            content = content[command.end() : -1]
+        else:
+            return
+
+
+def quoted(text: str) -> str:
+    """Model text for an error: short, on one line, printable."""
+    shown = "".join(c if c.isprintable() else " " for c in text[: _QUOTED_CHARS + 1]).strip()
+    return f"'{shown}'" if len(text) <= _QUOTED_CHARS else f"'{shown[:_QUOTED_CHARS]}...'"
 
 
 def parse_action(text: str, legal_actions: Sequence[str]) -> Parsed:
@@ -54,34 +119,28 @@ def parse_action(text: str, legal_actions: Sequence[str]) -> Parsed:
 
 
 def _parse(text: str, legal: tuple[str, ...]) -> Parsed:
-    last_tag = _last(_THINK_TAG, text)
-    if last_tag is not None:
-        if not last_tag.group().startswith("</"):
-            return Parsed(None, "the reasoning was not finished: <think> has no </think>")
-        text = text[last_tag.end() :]
-
-    box = _last(_BOXED, text)
-    if box is not None:
-        content = _balanced(text, box.end())
-        if content is None:
-            return Parsed(None, r"the last \boxed{ was not closed")
-        action = _find(content, legal)
-        return Parsed(action) if action is not None else Parsed(None, _illegal(content, legal))
-
-    contents = _BRACKETS.findall(text)
-    if not contents:
+    said = stated(text)
+    if said.error is not None:
+        return Parsed(None, said.error)
+    if not said.contents:
         return Parsed(None, f"the reply names no action in brackets; {_legal_list(legal)}")
-    named = list(dict.fromkeys(action for action in (_find(c, legal) for c in contents) if action is not None))
+    found = (_find(content, legal) for content in said.contents)
+    named = list(dict.fromkeys(action for action in found if action is not None))
     if len(named) == 1:
         return Parsed(named[0])
     if named:
-        some = ", ".join(f"[{action}]" for action in named[:_LISTED_ACTIONS])
-        return Parsed(None, f"the reply is ambiguous: it names {len(named)} legal actions, {some}")
-    return Parsed(None, _illegal(contents[-1], legal))
+        return Parsed(None, ambiguous(named))
+    return Parsed(None, f"{quoted(said.contents[-1])} is not legal here; {_legal_list(legal)}")
 
 
 # Replies of bots and small models are short and recur thousands of times
 _parse_short = lru_cache(maxsize=16_384)(_parse)
+
+
+def ambiguous(named: Sequence[str]) -> str:
+    """Why a reply that names several actions is illegal."""
+    some = ", ".join(f"[{action}]" for action in named[:_LISTED_ACTIONS])
+    return f"the reply is ambiguous: it names {len(named)} legal actions, {some}"
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -101,20 +160,11 @@ def _balanced(text: str, start: int) -> str | None:
 def _find(content: str, legal: tuple[str, ...]) -> str | None:
     """The legal action that the content of a box or of brackets names."""
     exact, folded = _lookup(legal)
-    # A layer is one pass over the content; their number is bounded so that deep nesting cannot cost quadratic time.
-    for _ in range(_UNWRAPPED_LAYERS):
-        content = content.strip().strip("*_`$\"'").strip()
-        if content in exact:
-            return content
-        key = _fold(content)
-        if key in folded:
+    for inner in unwrapped(content):
+        if inner in exact:
+            return inner
+        if (key := _fold(inner)) in folded:
             return folded[key]
-        if (content[:1], content[-1:]) in (("[", "]"), ("{", "}")):
-            content = content[1:-1]
-        elif content.endswith("}") and (command := _LATEX_TEXT.match(content)):
-            content = content[command.end() : -1]
-        else:
-            return None
     return None
 
 
@@ -131,17 +181,7 @@ def _lookup(legal: tuple[str, ...]) -> tuple[frozenset[str], dict[str, str]]:
     return frozenset(legal), {key: actions[0] for key, actions in folded.items() if len(actions) == 1}
 
 
-def _illegal(content: str, legal: tuple[str, ...]) -> str:
-    return f"{_quote(content)} is not legal here; {_legal_list(legal)}"
-
-
 def _legal_list(legal: tuple[str, ...]) -> str:
     some = ", ".join(f"[{action}]" for action in legal[:_LISTED_ACTIONS])
     rest = len(legal) - _LISTED_ACTIONS
     return f"legal: {some}" + (f" and {rest} more" if rest > 0 else "")
-
-
-def _quote(text: str) -> str:
-    """Model text for an error: short, on one line, printable."""
-    shown = "".join(c if c.isprintable() else " " for c in text[: _QUOTED_CHARS + 1]).strip()
-    return f"'{shown}'" if len(text) <= _QUOTED_CHARS else f"'{shown[:_QUOTED_CHARS]}...'"

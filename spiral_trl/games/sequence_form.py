@@ -21,7 +21,23 @@ from itertools import pairwise
 
 import numpy as np
 
-from .table import CHANCE, DECISION, TERMINAL, GameTable
+from .table import CHANCE, DECISION, TERMINAL, GameTable, tabulate
+
+
+class ImperfectRecallError(ValueError):
+    """A seat's turns do not tell what it did before, so that its best responses cannot be found turn by turn."""
+
+
+def solvable_table(name: str) -> GameTable | None:
+    """The table of the game `name`, where it has one of positions, or one in which every seat has perfect recall: what
+    values and best responses are computed on."""
+    table = tabulate(name)
+    try:
+        if table is not None and table.is_tree:
+            sequence_form(table)
+    except ImperfectRecallError:
+        return None
+    return table
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,8 +189,9 @@ def sequence_form(table: GameTable) -> SequenceForm:
     Turns with equal `infoset` keys are one information set; a turn without a key is one by itself.
 
     Raises:
-        `ValueError`: If a seat lacks perfect recall, an information set does not have the same actions everywhere, or
-            the nodes of `table` are positions.
+        [`ImperfectRecallError`]: If a seat lacks perfect recall.
+        `ValueError`: If an information set does not have the same actions everywhere, or the nodes of `table` are
+            positions.
     """
     if not table.is_tree:
         raise ValueError(f"The nodes of {table.name} are positions, not histories: use position_graph.")
@@ -201,7 +218,7 @@ def sequence_form(table: GameTable) -> SequenceForm:
                 before = last[node][seat]
                 own_moves[key] = 0 if before is None else own_moves[before[0]] + 1
             if hangs_on[key] != last[node][seat]:
-                raise ValueError(
+                raise ImperfectRecallError(
                     f"{table.name} lacks perfect recall: the information set {key[1]!r} of seat {seat} is reached by "
                     "different own moves, so its best responses cannot be found turn by turn."
                 )

@@ -119,6 +119,9 @@ def _replay(name: str, script: Sequence[int], actions: Sequence[tuple[int, str]]
     return game
 
 
+# Nodes near the root that are counted before a table is begun
+
+
 @lru_cache(maxsize=32)
 def tabulate(name: str, max_nodes: int = 20_000) -> GameTable | None:
     """The table of the game `name`, or `None` where it cannot have one.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-_CARDS = "Each of two players antes one chip and is dealt one card of a deck of three: jack, queen and king"
+_CARDS = "Each of two players antes one chip and is dealt one card of a deck: jack, queen and king, or more ranks below them"
 RULES = {
     "kuhn_poker": f"{_CARDS}. A player checks, bets one chip, calls or folds; the higher card takes the pot at a "
     "showdown.",

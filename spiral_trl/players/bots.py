@@ -1,4 +1,4 @@
-"""Players that are no language model: uniformly random, and equilibrium play computed by OpenSpiel.
+"""Players that are no language model: uniformly random, and equilibrium play.
 
 Each is a policy: a probability for every legal action of a turn. What it plays is drawn from the game's seed and the
 turn's index alone, so that a game is the same whichever others are played beside it.
@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
 import pyspiel
 
+from ..games import sequence_form
+from ..games.base import ActionSampler
 from ..games.chance import REPLY, uniforms
 from ..games.solver_state import SolverState
+from ..games.table import tabulate
 from ..records import Reply, Turn
 
 
 logger = logging.getLogger(__name__)
+
+# Positions of the draws that a game's own sampler gets
+_SAMPLER_DRAWS = np.arange(8)
 
 
 class PolicyPlayer(ABC):
@@ -72,7 +78,11 @@ def _cumulative(probabilities: tuple[float, ...]) -> np.ndarray:
 
 
 class RandomPlayer(PolicyPlayer):
-    """Plays every legal action with equal probability."""
+    """Plays every legal action with equal probability.
+
+    In games with free-text actions it plays what the turn's [`~spiral_trl.games.base.ActionSampler`] draws, which need
+    not be uniform.
+    """
 
     name = "random"
 
@@ -82,17 +92,48 @@ class RandomPlayer(PolicyPlayer):
             raise ValueError(f"{self.name} cannot play {turn.game}: its actions are free text")
         return dict.fromkeys(turn.legal_actions, 1 / len(turn.legal_actions))
 
+    def sample(
+        self, turns: Sequence[Turn], which: np.ndarray, seeds: np.ndarray, index: np.ndarray
+    ) -> tuple[list[Reply], np.ndarray]:
+        """Replies for many games that stand at few distinct turns; see [`~spiral_trl.players.base.Player`]."""
+        samplers = {
+            row: turn.state
+            for row, turn in enumerate(turns)
+            if turn.legal_actions is None and isinstance(turn.state, ActionSampler)
+        }
+        if not samplers:
+            return super().sample(turns, which, seeds, index)
+        chosen = np.empty(len(which), dtype=np.int64)
+        free = np.isin(which, list(samplers))
+        listed = [row for row in range(len(turns)) if row not in samplers]
+        replies, chosen[~free] = super().sample(
+            [turns[row] for row in listed], np.searchsorted(listed, which[~free]), seeds[~free], index[~free]
+        )
+        known: dict[tuple[int, str], int] = {}
+        for game in np.flatnonzero(free).tolist():
+            row = int(which[game])
+            action = samplers[row].sample_action(uniforms(seeds[game], REPLY, index[game], _SAMPLER_DRAWS).tolist())
+            if (row, action) not in known:
+                known[row, action] = len(replies)
+                replies.append(Reply(text=f"[{action}]"))
+            chosen[game] = known[row, action]
+        return replies, chosen
+
 
 class CFRPlayer(PolicyPlayer):
-    """Plays an equilibrium: the average policy of OpenSpiel's CFR+ (Tammelin, 2014), solved once per game.
+    """Plays an equilibrium of a two-player zero-sum game: the average policy of CFR+ (Tammelin, 2014), solved once
+    per game.
 
-    It plays games that attach a [`~spiral_trl.games.solver_state.SolverState`] of a sequential two-player zero-sum
-    OpenSpiel game with explicit chance and at most 100,000 histories. Others are a `ValueError`, such as
-    `kuhn_poker(rules=spiral)`, where OpenSpiel's rules are not those played, and games of perfect information without
-    chance, which minimax plays.
+    1. Where the game's turns carry a [`~spiral_trl.games.solver_state.SolverState`] of the whole game, OpenSpiel solves
+       it: see [`solve`] for the games it can.
+    2. Elsewhere the game's own table is solved, where it has one in which every seat has perfect recall: see
+       [`~spiral_trl.games.sequence_form.solve`]. So `kuhn_poker(rules=spiral)`, `kuhn_poker(cards=5)` and whole matches
+       of two hands are played.
+    3. Of a longer match whose turns carry the state of one hand, it plays each hand by the equilibrium of a single
+       hand, and logs so. That is an equilibrium of the match where hands add up (`payoff=chips`); where only the sign
+       of the total counts it need not be one.
 
-    Of a match it plays each hand by the equilibrium of a single hand, and logs so. That is an equilibrium of the
-    match where hands add up (`payoff=chips`); where only the sign of the total counts it need not be one.
+    Any other game is a `ValueError` that says why.
     """
 
     name = "cfr"
@@ -102,18 +143,68 @@ class CFRPlayer(PolicyPlayer):
 
     def action_probabilities(self, turn: Turn) -> dict[str, float]:
         """Equilibrium probability of each legal action."""
-        attached = turn.state
-        if not isinstance(attached, SolverState):
-            raise ValueError(f"{self.name} cannot play {turn.game}: no OpenSpiel game has its rules and payoffs")
-        if attached.part is not None and turn.game not in self._announced:
-            self._announced.add(turn.game)
-            logger.warning("%s plays each %s of %s by the equilibrium of one", self.name, attached.part, turn.game)
+        attached = turn.state if isinstance(turn.state, SolverState) else None
         try:
+            if turn.legal_actions is None:
+                raise ValueError("its actions are free text")
+            if attached is None:
+                return dict(solve_table(turn.game)[_table_key(turn)])
+            if attached.part is not None:
+                try:
+                    return dict(solve_table(turn.game)[_table_key(turn)])
+                except ValueError:
+                    self._announce(turn.game, attached.part)
             policy, _ = solve(str(attached.state.get_game()))
         except ValueError as error:
             raise ValueError(f"{self.name} cannot play {turn.game}: {error}") from None
         probabilities = policy.action_probabilities(attached.state)
         return {action: float(probabilities[number]) for action, number in attached.actions.items()}
+
+    def _announce(self, game: str, part: str) -> None:
+        if game not in self._announced:
+            self._announced.add(game)
+            logger.warning("%s plays each %s of %s by the equilibrium of one", self.name, part, game)
+
+
+def _table_key(turn: Turn) -> tuple:
+    """What a seat knows at `turn`, and who it is."""
+    if turn.infoset is not None:
+        return turn.player, turn.infoset
+    return turn.player, tuple((message["role"], message["content"]) for message in turn.messages), turn.legal_actions
+
+
+@lru_cache(maxsize=32)
+def _solve_table(game: str) -> Mapping[tuple, Mapping[str, float]] | str:
+    """[`solve_table`], or why it cannot: a reason is remembered as well as a solution."""
+    table = tabulate(game)
+    if table is None:
+        return (
+            "no OpenSpiel game has its rules and payoffs, and it has no table to solve (too large, free text, or "
+            "several seats asked at once)"
+        )
+    try:
+        policy = sequence_form.solve(table)
+    except ValueError as error:
+        return str(error).rstrip(".")
+    columns = {action: column for column, action in enumerate(table.actions)}
+    return {
+        _table_key(turn): {action: float(policy[u, columns[action]]) for action in turn.legal_actions or ()}
+        for u, turn in enumerate(table.turns)
+    }
+
+
+def solve_table(game: str) -> Mapping[tuple, Mapping[str, float]]:
+    """An equilibrium of the table of a game: the probability of each legal action, by seat and information set.
+
+    Its exploitability is at most 1e-4 of the range of the returns.
+
+    Raises:
+        `ValueError`: If the game has no table, a seat lacks perfect recall, or it is no two-player zero-sum game.
+    """
+    solution = _solve_table(game)
+    if isinstance(solution, str):
+        raise ValueError(solution)
+    return solution
 
 
 _MAX_HISTORIES = 100_000

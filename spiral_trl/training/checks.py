@@ -51,10 +51,10 @@ def check_embedded_games(games: Sequence[str]) -> None:
     """Refuses games that the embedded model has no words for."""
     for game in games:
         name, values = parse_name(game)
-        if name != "kuhn_poker" or values["observation"] != "compact":
+        if name != "kuhn_poker" or values["observation"] != "compact" or values["cards"] != 3:
             raise ValueError(
-                f"The embedded model reads only the compact observation: play kuhn_poker(observation=compact), not "
-                f"{game}, or choose another model."
+                f"The embedded model reads only the compact observation of three cards: play "
+                f"kuhn_poker(observation=compact), not {game}, or choose another model."
             )
 
 

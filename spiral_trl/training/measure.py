@@ -19,7 +19,8 @@ from ..evaluation.exploitability import (
 from ..evaluation.policy import TooManyRepliesError
 from ..games.kuhn_equilibrium import equilibrium_ranges
 from ..games.registry import parse_name
-from ..games.table import GameTable, tabulate
+from ..games.sequence_form import solvable_table
+from ..games.table import GameTable
 from ..players.language_model import LanguageModelPlayer
 from ..players.registry import make_player
 
@@ -59,7 +60,7 @@ class Measured:
 
 def measure(player: LanguageModelPlayer, game: str, samples: int | None, seed: int) -> Measured:
     """Exploitability and strategy of a player in one game."""
-    table = tabulate(game)
+    table = solvable_table(game)
     if table is None:
         return Measured(exploitability_lower_bound(player, game, seed=seed + _REPORT), {})
     try:
@@ -90,7 +91,7 @@ def strategy_rows(game: str, measured: dict[str, Measured]) -> list[dict[str, An
     Returns:
         `list[dict]`: In the schema of `metrics.json`.
     """
-    table = tabulate(game)
+    table = solvable_table(game)
     if table is None or not measured["final"].strategy:
         return []
     ranges = equilibrium_ranges() if has_known_equilibrium(game) else {}
@@ -118,6 +119,7 @@ def has_known_equilibrium(game: str) -> bool:
         and values["rounds"] == 1
         and values["rules"] == "canonical"
         and values["payoff"] == "chips"
+        and values["cards"] == 3
     )
 
 

@@ -65,7 +65,14 @@ def test_wrong_names_are_one_line_errors(name, message):
 
 def test_parse_name_fills_in_defaults_and_hands_out_copies():
     base, values = parse_name("kuhn_poker(rounds=5)")
-    expected = {"rounds": 5, "rules": "canonical", "payoff": "sign", "observation": "words", "seat_bonus": 0}
+    expected = {
+        "rounds": 5,
+        "rules": "canonical",
+        "payoff": "sign",
+        "observation": "words",
+        "seat_bonus": 0,
+        "cards": 3,
+    }
     assert (base, values) == ("kuhn_poker", expected)
     values["rounds"] = 7
     assert parse_name("kuhn_poker(rounds=5)")[1] == expected

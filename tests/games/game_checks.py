@@ -1,0 +1,163 @@
+"""What the tests of several games share: a walk of the whole tree beside OpenSpiel's, and transcripts."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from spiral_trl.games import make_game
+from spiral_trl.games.chance import derive_seeds
+from spiral_trl.games.table import CHANCE, DECISION, TERMINAL
+
+
+PLAYTHROUGHS = Path(__file__).parent / "playthroughs"
+
+
+class Script:
+    """Chance that follows a list of outcomes and records what it was asked."""
+
+    def __init__(self, outcomes):
+        self.outcomes = list(outcomes)
+        self.asked = []
+
+    def choose(self, probabilities):
+        self.asked.append(tuple(probabilities))
+        return self.outcomes[len(self.asked) - 1]
+
+
+def play(name, outcomes, actions):
+    """Plays actions under scripted chance, through the text interface; answers the game."""
+    game = make_game(name)
+    game.reset(0, chance=Script(outcomes))
+    for action in actions:
+        (turn,) = game.turns()
+        parsed = game.parse(turn.player, f"I choose [{action}]")
+        assert parsed.error is None, parsed
+        game.step({turn.player: parsed.action})
+    return game
+
+
+def beside_openspiel(table, spiel, spiel_action):
+    """Walks a table and OpenSpiel's tree side by side and holds them together; yields (turn, state) at decisions.
+
+    `spiel_action` translates a word into OpenSpiel's action, without the game's own translation.
+    """
+    stack = [(0, spiel.new_initial_state())]
+    nodes = 0
+    while stack:
+        node, state = stack.pop()
+        nodes += 1
+        children = {column: int(child) for column, child in enumerate(table.child[node]) if child >= 0}
+        if state.is_terminal():
+            assert table.kind[node] == TERMINAL
+            assert table.returns[node].tolist() == list(state.returns())
+            continue
+        if state.is_chance_node():
+            assert table.kind[node] == CHANCE
+            outcomes = state.chance_outcomes()
+            given = table.chance_probabilities(node)[: len(outcomes)]
+            assert np.allclose(given, [p for _, p in outcomes], atol=1e-15) and len(children) == len(outcomes)
+            stack += [(children[i], state.child(outcome)) for i, (outcome, _) in enumerate(outcomes)]
+            continue
+        assert table.kind[node] == DECISION and table.player[node] == state.current_player()
+        turn = table.turns[table.turn[node]]
+        translated = {spiel_action(table.actions[column]): child for column, child in children.items()}
+        assert sorted(translated) == sorted(state.legal_actions()) and len(translated) == len(children)
+        assert {table.actions[column] for column in children} == set(turn.legal_actions)
+        yield turn, state
+        stack += [(child, state.child(action)) for action, child in translated.items()]
+    assert nodes == len(table.kind)
+
+
+def check_information_sets(pairs):
+    """Our information sets and prompts, and OpenSpiel's information states, one-to-one; answers how many there are.
+
+    So no prompt tells more, or less, than the seat knows.
+    """
+    ours, theirs, prompts = {}, {}, {}
+    for turn, state in pairs:
+        text, known = turn.messages[0]["content"], state.information_state_string()
+        key = (turn.player, known)
+        assert ours.setdefault(turn.infoset, key) == key
+        assert theirs.setdefault(key, turn.infoset) == turn.infoset
+        assert prompts.setdefault(text, key) == key
+    assert len(ours) == len(theirs) == len(prompts)
+    return len(ours)
+
+
+def check_perfect_recall(table):
+    """Every node of an information set was reached through the same own information sets and actions."""
+    own_past = {}
+    stack = [(0, ((), ()))]
+    while stack:
+        node, past = stack.pop()
+        if table.kind[node] == DECISION:
+            player, infoset = table.player[node], table.turns[table.turn[node]].infoset
+            assert own_past.setdefault(infoset, past[player]) == past[player]
+        for column, child in enumerate(table.child[node]):
+            if child >= 0:
+                after = list(past)
+                if table.kind[node] == DECISION:
+                    after[player] = (*past[player], (infoset, column))
+                stack.append((int(child), tuple(after)))
+    assert len(own_past) == len(table.turns)
+
+
+def counts(table):
+    """Numbers of decisions, chance nodes and ends."""
+    return tuple(int((table.kind == kind).sum()) for kind in (DECISION, CHANCE, TERMINAL))
+
+
+def spiel_counts(spiel):
+    found = [0, 0, 0]
+    stack = [spiel.new_initial_state()]
+    while stack:
+        state = stack.pop()
+        found[2 if state.is_terminal() else 1 if state.is_chance_node() else 0] += 1
+        stack += [] if state.is_terminal() else [state.child(action) for action in state.legal_actions()]
+    return tuple(found)
+
+
+def transcript(name, seed):
+    """A whole game as text: what each seat read and did, by a policy that depends on the seed and the turn alone."""
+    game = make_game(name)
+    game.reset(seed)
+    lines = [f"# {game.name}, seed {seed}, worst returns {game.worst_returns}"]
+    while game.turns():
+        (turn,) = game.turns()
+        action = turn.legal_actions[derive_seeds(seed, turn.index) % len(turn.legal_actions)]
+        lines += [
+            "",
+            f"## turn {turn.index}: {turn.role}, infoset {turn.infoset!r}, legal {', '.join(turn.legal_actions)}",
+            *(f"{message['role']}: {message['content']}" for message in turn.messages),
+            f"-> {action}",
+        ]
+        game.step({turn.player: action})
+    lines += ["", f"## {game.ending.value}, returns {game.returns()}", ""]
+    return "\n".join(lines)
+
+
+def check_playthrough(file, name, seed):
+    """Holds a transcript against its golden file. Set UPDATE_PLAYTHROUGHS=1 to write it anew, then read the
+    difference."""
+    if os.environ.get("UPDATE_PLAYTHROUGHS"):
+        (PLAYTHROUGHS / file).write_text(transcript(name, seed), encoding="utf-8")
+    assert transcript(name, seed) == (PLAYTHROUGHS / file).read_text(encoding="utf-8")
+
+
+def transcripts_of_another_process(names, seeds):
+    code = (
+        "import json, sys; sys.path.insert(0, sys.argv[1]); from game_checks import transcript; "
+        f"print(json.dumps([transcript(name, seed) for name in {list(names)!r} for seed in {list(seeds)!r}]))"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    return json.loads(other.stdout)
