@@ -7,6 +7,7 @@ from . import leduc_poker as leduc_poker
 from . import liars_dice as liars_dice
 from . import pig as pig
 from . import simple_negotiation as simple_negotiation
+from . import textarena as textarena
 from . import tic_tac_toe as tic_tac_toe
 from .parsing import parse_action
 from .registry import canonical_name, game_names, make_game
