@@ -1,8 +1,9 @@
 """Advantages of finished games: role-conditioned advantage estimation (RAE) and the baselines it is compared with.
 
 An estimator is called with the [`~spiral_trl.records.Outcomes`] of a batch (all processes' games, in game order) and
-answers one advantage per game and seat, shape `[G, P]`; entries past a game's players are NaN. The advantage stands
-for the seat's whole part in the game: every token of every reply of that seat is weighted by it.
+answers one advantage per game and seat of the learner, shape `[G, P]`; other entries are NaN. The advantage stands for
+the seat's whole part in the game: every token of every reply of that seat is weighted by it. What an opponent got in
+its seat enters no baseline: a role's baseline is that of the learner in this role.
 
 An estimator sees the same outcomes in the same order on every process, so its state stays equal on all of them
 without being exchanged. The state is JSON, and floats survive JSON bit for bit, so a resumed run continues exactly.
@@ -32,7 +33,7 @@ class AdvantageEstimator(Protocol):
     name: str
 
     def __call__(self, outcomes: Outcomes) -> np.ndarray:
-        """Advantages `[G, P]` of `outcomes`, NaN past a game's players. Updates the estimator's state."""
+        """Advantages `[G, P]` of `outcomes`, NaN but for the learner's seats. Updates the estimator's state."""
         ...
 
     @property
@@ -76,16 +77,19 @@ def _groups(labels: Sequence[str]) -> dict[str, list[int]]:
     return groups
 
 
-def _moving_average_advantages(returns: np.ndarray, baseline: float, decay: float) -> tuple[np.ndarray, float]:
-    """Advantages `[n, seats]` of `returns`, and the baseline after the last row.
+def _moving_average_advantages(
+    returns: np.ndarray, learner: np.ndarray, baseline: float, decay: float
+) -> tuple[np.ndarray, float]:
+    """Advantages `[n, seats]` of `returns`, NaN outside of `learner`, and the baseline after the last row.
 
     All seats of a row read the baseline before any of them updates it: a baseline that held the same game's return of
     another seat would depend on what this seat did, and bias the gradient.
     """
     keep = 1.0 - decay
-    trace = list(accumulate(returns.ravel().tolist(), lambda b, value: decay * b + keep * value, initial=baseline))
-    before = np.array(trace[:-1]).reshape(returns.shape)[:, :1]
-    return returns - before, trace[-1]
+    trace = list(accumulate(returns[learner].tolist(), lambda b, value: decay * b + keep * value, initial=baseline))
+    seen = np.concatenate([[0], np.cumsum(learner.sum(1))])  # (n + 1,)
+    before = np.array(trace)[seen[:-1], None]  # (n, 1)
+    return np.where(learner, returns - before, np.nan), trace[-1]
 
 
 def _check_state(name: str, state: Mapping[str, Any], keys: set[str]) -> None:
@@ -123,16 +127,21 @@ class _MovingBaseline(ABC):
         return dict(self._baselines)
 
     def __call__(self, outcomes: Outcomes) -> np.ndarray:
-        """Advantages `[G, P]` of `outcomes`, in the game's units; updates the baselines in batch order."""
+        """Advantages `[G, P]` of `outcomes`, in the game's units; updates the baselines in batch order.
+
+        A baseline that no seat of the learner has read yet is not listed.
+        """
         advantages = np.full(outcomes.returns.shape, np.nan)
         for game, roles, rows in _rows_by_game(outcomes):
             if not len(rows):
                 continue
             for label, seats in _groups(self._labels(roles)).items():
                 cells = rows[:, None], seats
+                if not outcomes.learner[cells].any():
+                    continue
                 before = self._baselines.get((game, label), 0.0)
                 advantages[cells], self._baselines[game, label] = _moving_average_advantages(
-                    outcomes.returns[cells], before, self.decay
+                    outcomes.returns[cells], outcomes.learner[cells], before, self.decay
                 )
         return advantages
 
@@ -247,13 +256,13 @@ class RawReturns(_Stateless):
     name = "none"
 
     def __call__(self, outcomes: Outcomes) -> np.ndarray:
-        """The returns `[G, P]` of `outcomes`."""
+        """The returns `[G, P]` of `outcomes`, NaN but for the learner's seats."""
         _rows_by_game(outcomes)
-        return np.array(outcomes.returns, dtype=np.float64)
+        return np.where(outcomes.learner, outcomes.returns, np.nan)
 
 
 class LeaveOneOut(_Stateless):
-    """The baseline is the mean return of the same role over the batch's other games of the same name.
+    """The baseline is the learner's mean return in the same role over the batch's other games of the same name.
 
     Keeping a game out of its own baseline keeps the gradient unbiased. A game that is alone of its kind in the batch
     has a baseline of 0.
@@ -267,12 +276,13 @@ class LeaveOneOut(_Stateless):
         for _, roles, rows in _rows_by_game(outcomes):
             for seats in _groups(roles).values():
                 cells = rows[:, None], seats
-                returns = outcomes.returns[cells]  # (n, seats of the role)
-                if len(rows) > 1:
-                    others = returns.sum() - returns.sum(axis=1, keepdims=True)
-                    advantages[cells] = returns - others / (returns.size - len(seats))
-                else:
-                    advantages[cells] = returns
+                learner = outcomes.learner[cells]  # (n, seats of the role)
+                returns = np.where(learner, outcomes.returns[cells], 0.0)
+                others = returns.sum() - returns.sum(axis=1, keepdims=True)
+                count = learner.sum() - learner.sum(axis=1, keepdims=True)
+                # A game that is alone of its kind has no others
+                baseline = np.where(count > 0, others / np.maximum(count, 1), 0.0)
+                advantages[cells] = np.where(learner, returns - baseline, np.nan)
         return advantages
 
 

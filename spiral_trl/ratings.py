@@ -108,6 +108,7 @@ def bradley_terry(
     replicates: int = 0,
     seed: int = 0,
     confidence: float = 0.95,
+    intervals: bool = True,
 ) -> Ratings:
     """Ratings of players, the advantage of the first seat, and how often equals draw, from single games.
 
@@ -133,6 +134,8 @@ def bradley_terry(
             posterior's normal approximation, which takes games as independent.
         seed (`int`, *optional*, defaults to `0`): Seed of the resampling.
         confidence (`float`, *optional*, defaults to `0.95`): Coverage of the intervals.
+        intervals (`bool`, *optional*, defaults to `True`): Whether to compute intervals, and what is separated, which
+            takes most of the time. Without them ends are NaN and `separated` is all `False`.
 
     Raises:
         `ValueError`: If there is no game, or an argument is out of its range.
@@ -166,12 +169,15 @@ def bradley_terry(
     contrasts = np.eye(num_players + 1, start.shape[1])
     contrasts[:-1, anchor] -= 1
     shown = contrasts @ estimate[0]
-    covariance = np.linalg.inv(_derivatives(design, counts, estimate)[2][0])
-    half = float(ndtri(0.5 + confidence / 2)) * np.sqrt(np.einsum("ck,kl,cl->c", contrasts, covariance, contrasts))
-    low, high = shown - half, shown + half
-    free = _separated(design, counts[0], contrasts)
+    low = high = np.full(len(shown), np.nan)
+    free = np.zeros(len(shown), dtype=bool)
+    if intervals:
+        covariance = np.linalg.inv(_derivatives(design, counts, estimate)[2][0])
+        half = float(ndtri(0.5 + confidence / 2)) * np.sqrt(np.einsum("ck,kl,cl->c", contrasts, covariance, contrasts))
+        low, high = shown - half, shown + half
+        free = _separated(design, counts[0], contrasts)
     units = int(unit.max()) + 1
-    if replicates > 0 and units > 1:
+    if intervals and replicates > 0 and units > 1:
         drawn = _resample(design, unit, cell * 3 + outcome, units, estimate, replicates, seed) @ contrasts.T
         tail = (1 - confidence) / 2
         ends = np.quantile(drawn, [tail, 1 - tail], axis=0)

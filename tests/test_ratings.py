@@ -240,3 +240,11 @@ def test_pairs_that_did_not_play_are_left_out():
 def test_matrices_that_are_no_payoffs_are_refused(matrix):
     with pytest.raises(ValueError, match="pay-off matrix"):
         unexplained(matrix)
+
+
+def test_ratings_do_not_depend_on_whether_intervals_are_asked_for():
+    games = simulate(np.random.default_rng(3), [0.0, 1.0, 0.5], 0.3, 0.4, 200)
+    whole = bradley_terry(*games[:3], 3)
+    bare = bradley_terry(*games[:3], 3, intervals=False, replicates=50)
+    assert np.array_equal(bare.rating, whole.rating) and bare.seat.estimate == whole.seat.estimate
+    assert np.isnan(bare.low).all() and np.isnan(bare.seat.high) and not bare.separated.any()

@@ -209,7 +209,32 @@ def test_one_batch_or_none_is_concatenated_as_it_is():
     assert EpisodeBatch.concatenate([]).episodes() == []
 
 
-def test_batches_of_one_game_are_not_concatenated():
-    kuhn = play("kuhn_poker", [RandomPlayer()] * 2, range(3))
-    with pytest.raises(ValueError, match="same game cannot be concatenated: play it with all seeds at once"):
-        EpisodeBatch.concatenate([kuhn, kuhn])
+def test_batches_of_one_game_are_one_game():
+    one = play("kuhn_poker", [RandomPlayer(), CFRPlayer()], range(20))
+    other = play("kuhn_poker(rounds=2)", [RandomPlayer()] * 2, range(10))
+    again = play("kuhn_poker", [RandomPlayer(), CFRPlayer()], range(15, 40), tabulated=False)
+    swapped = play("kuhn_poker", [CFRPlayer(), RandomPlayer()], range(5))
+    batch = EpisodeBatch.concatenate([one, other, again, swapped])
+    assert batch.outcomes.games == ("kuhn_poker", "kuhn_poker(rounds=2)")
+    assert batch.outcomes.game.tolist() == [0] * 20 + [1] * 10 + [0] * 30
+    assert batch.players == (("random", "cfr"), ("random", "random"), ("cfr", "random"))
+    assert batch.seating.tolist() == [0] * 20 + [1] * 10 + [0] * 25 + [2] * 5
+    assert batch.episodes() == numbered([e for b in (one, other, again, swapped) for e in b.episodes()])
+
+
+def test_batches_are_concatenated_in_any_order():
+    one = play("kuhn_poker", [RandomPlayer()] * 2, range(4))
+    other = play("kuhn_poker(rounds=2)", [RandomPlayer()] * 2, range(3))
+    order = np.array([10, 6, 2, 4, 12, 0, 8])
+    batch = EpisodeBatch.concatenate([one, other], order=order)
+    together = [*one.episodes(), *other.episodes()]
+    assert batch.episodes() == numbered([together[i] for i in (5, 2, 3, 1, 6, 0, 4)])
+    assert batch.outcomes.games == ("kuhn_poker(rounds=2)", "kuhn_poker")  # as they first occur
+    # A sample's turn is that of its first occurrence, and none is left that does not occur
+    for s, sample in enumerate(batch.samples):
+        at = int(np.flatnonzero(batch.turn_sample == s)[0])
+        episode = int(batch.turn_episode[at])
+        assert (sample.turn.episode, sample.turn.seed) == (episode, batch.seeds[episode])
+        assert sample.turn.index == batch.turn_index[at]
+    turned = EpisodeBatch.concatenate([one], order=np.array([3, 2, 1, 0]))
+    assert turned.episodes() == numbered(one.episodes()[::-1])

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 from toy_games import Pennies, TreeGame
 
+from spiral_trl.errors import PlayerError, PlayError
 from spiral_trl.games import make_game, tabulate
 from spiral_trl.games.chance import ILLEGAL, derive_seeds, uniforms
 from spiral_trl.players.bots import CFRPlayer, PolicyPlayer, RandomPlayer
 from spiral_trl.players.language_model import LanguageModelPlayer
+from spiral_trl.players.search import MinimaxPlayer
 from spiral_trl.records import Ending, Reply
-from spiral_trl.rollout import IllegalMoves, play
+from spiral_trl.rollout import IllegalMoves, Match, play, play_matches
 
 
 class Scripted:
@@ -91,6 +93,12 @@ VARIANTS = [
     "kuhn_poker(seat_bonus=2)",
     "kuhn_poker(rounds=2)",
     "kuhn_poker(rules=spiral)",
+    "tic_tac_toe(observation=compact)",
+    "connect_four(rows=3,columns=3,line=3)",
+    "connect_four(rows=3,columns=3,line=3,observation=latest)",
+    "kuhn_poker(cards=5)",
+    "leduc_poker",
+    "liars_dice(dice_sides=3)",
 ]
 
 
@@ -114,6 +122,7 @@ SEATINGS = {
     "two at random": lambda: [RandomPlayer(), RandomPlayer()],
     "cfr": lambda: [CFRPlayer()] * 2,
     "cfr and random": lambda: [CFRPlayer(), RandomPlayer()],
+    "minimax and random": lambda: [MinimaxPlayer(), RandomPlayer()],
     "some illegal": lambda: [Careless(), RandomPlayer()],
 }
 
@@ -125,7 +134,9 @@ SEATINGS = {
         (game, seating)
         for game in VARIANTS
         for seating in SEATINGS
-        if "cfr" not in seating or not ("spiral" in game or "sign" in game)  # no OpenSpiel game has those rules
+        # Games of perfect information are for minimax, the others for cfr
+        if "cfr" not in seating or game.startswith(("kuhn", "leduc", "liars"))
+        if "minimax" not in seating or game.startswith(("tic_tac_toe", "connect_four"))
     ],
 )
 def test_table_and_text_give_equal_episodes(game, seating, speculative):
@@ -308,6 +319,12 @@ def test_an_illegal_reply_ends_the_game(game, illegal, first, second, text, tabu
 def test_the_others_share_what_the_offender_loses():
     assert IllegalMoves("forfeit").returns(1, (-3.0, -4.0, -5.0)) == (2.0, -4.0, 2.0)
     assert IllegalMoves("forfeit").returns(0, (98.0, -102.0)) == (98.0, -98.0)
+    # Several at once: each its worst, the rest to those who kept to the rules
+    assert IllegalMoves("forfeit").returns([0, 2], (-3.0, -4.0, -5.0, -1.0)) == (-3.0, 4.0, -5.0, 4.0)
+    # Everybody: nobody is there to gain
+    assert IllegalMoves("forfeit").returns({0, 1}, (-2.0, -2.0)) == (0.0, 0.0)
+    assert IllegalMoves("forfeit").returns({0, 1}, (-1.0, -3.0)) == (1.0, -1.0)
+    assert IllegalMoves("spiral").returns([0, 1], (-2.0, -2.0)) == (-1.5, -1.5)
     with pytest.raises(ValueError, match="spiral is for two players, not 3"):
         IllegalMoves("spiral").returns(0, (-1.0, -1.0, -1.0))
 
@@ -565,6 +582,223 @@ def test_a_seat_that_errs_forfeits_for_itself(pennies, texts, offender):
     assert episode.returns[offender] == -3.0 and sum(episode.returns) == 0
 
 
+def test_seats_that_err_together_forfeit_together(pennies):
+    player = BySeat(["[heads]", "edge"], ["[tails]", "both"])
+    (episode,) = play("pennies", [player, player], [0]).episodes()
+    assert episode.ending is Ending.ILLEGAL and len(episode.steps) == 4
+    assert [s.reply.action for s in episode.steps] == ["heads", "tails", None, None]
+    assert episode.returns == (0.0, 0.0)
+
+
+# --------------------------------------------------------------------------------------------- several matches at once
+
+
+def same_episodes(got, parts):
+    """`got` holds the episodes of `parts`, batches that were played alone, one after the other."""
+    expected = [e for part in parts for e in part.episodes()]
+    for i, (one, other) in enumerate(zip(got.episodes(), expected, strict=True)):
+        steps = tuple(replace(s, turn=replace(s.turn, episode=i)) for s in other.steps)
+        assert one == replace(other, steps=steps)
+
+
+def some_matches(*players):
+    a, b = players
+    return [
+        Match("kuhn_poker(rounds=3)", [a, b], derive_seeds(0, np.arange(7))),
+        Match("kuhn_poker", [b, a], derive_seeds(1, np.arange(20))),
+        Match("kuhn_poker(rounds=2)", [a, a], np.zeros(0, dtype=np.int64)),
+        Match("kuhn_poker(rounds=3)", [b, b], derive_seeds(2, np.arange(5))),
+        Match("kuhn_poker", [a, a], derive_seeds(3, np.arange(9))),
+    ]
+
+
+@pytest.mark.parametrize("tabulated", [None, False])
+def test_matches_give_the_episodes_that_each_gives_alone(tabulated):
+    matches = some_matches(Careless(), RandomPlayer())
+    batch = play_matches(matches, tabulated=tabulated)
+    check_columns(batch)
+    assert batch.outcomes.games == ("kuhn_poker(rounds=3)", "kuhn_poker")
+    alone = [play(match.game, match.players, match.seeds) for match in matches]
+    same_episodes(batch, alone)
+    assert {e.ending for e in batch.episodes()} == {Ending.TERMINAL, Ending.ILLEGAL}
+
+
+def test_a_player_is_asked_once_a_round_for_all_matches():
+    player, other = Scripted("[check]"), Scripted("[check]", name="other")
+    seeds = np.arange(4)
+    batch = play_matches(
+        [
+            Match("kuhn_poker(rounds=2)", [player, other], seeds),
+            Match("kuhn_poker(rounds=3)", [other, player], seeds),
+            Match("kuhn_poker", [player, player], seeds),
+        ],
+        tabulated=False,
+    )
+    assert [e.game for e in batch.episodes()] == ["kuhn_poker(rounds=2)"] * 4 + ["kuhn_poker(rounds=3)"] * 4 + [
+        "kuhn_poker"
+    ] * 4
+    # First seats alternate over the rounds of a match: of 2 rounds P O, O P; of 3 rounds O P, P O, O P
+    assert [len(turns) for turns in player.asked] == [8, 8, 4, 4, 4]
+    assert [len(turns) for turns in other.asked] == [4, 4, 4, 4, 4]
+    assert [turn.episode for turn in player.asked[0]] == [0, 1, 2, 3, 8, 9, 10, 11]
+
+
+def test_no_matches_are_no_episodes():
+    assert len(play_matches([])) == 0
+
+
+def test_every_match_is_checked_before_one_is_played():
+    player = Scripted("[check]")
+    with pytest.raises(ValueError, match="kuhn_poker has 2 seats, but 3 players"):
+        play_matches(
+            [Match("kuhn_poker", [player] * 2, np.arange(3)), Match("kuhn_poker", [player] * 3, np.arange(3))]
+        )
+    assert not player.asked
+
+
+# ------------------------------------------------------------------------------------------------------------ failures
+
+
+class Broken(TreeGame):
+    """Raises where the third action is played, in games of odd seed."""
+
+    def step(self, actions):
+        if len(self.history) == 2 and self.seed % 2:
+            raise KeyError("no such square")
+        super().step(actions)
+
+
+def broken_game(register_game, name):
+    tree = ("end", (1, -1))
+    for n in range(6):
+        tree = ("turn", 1 - n % 2, {"a": tree, "stop": ("end", (-1, 1))})
+    return register_game(name, lambda: Broken(name, tree))
+
+
+def test_a_game_that_raises_is_named_and_finished_games_are_kept(register_game):
+    name = broken_game(register_game, "broken")
+
+    class StopsSome(Scripted):
+        def reply(self, turns):
+            return [Reply("[stop]" if turn.seed % 4 == 0 else "[a]") for turn in turns]
+
+    player = StopsSome()
+    matches = [
+        Match("kuhn_poker(rounds=2)", [RandomPlayer()] * 2, np.array([5, 6])),
+        Match(name, [player, player], np.array([4, 3, 8, 2])),
+        Match("kuhn_poker", [RandomPlayer()] * 2, np.array([7])),
+    ]
+    with pytest.raises(PlayError) as raised:
+        play_matches(matches, tabulated=False)
+    message = str(raised.value)
+    assert message == (
+        "broken with seed 3 raised KeyError: 'no such square'; moves so far: seat 0: a, seat 1: a, seat 0: a"
+    )
+    assert isinstance(raised.value.__cause__, KeyError)
+    kept = raised.value.episodes
+    check_columns(kept)
+    done = [(e.game, e.seed) for e in kept.episodes()]
+    assert (name, 4) in done and (name, 8) in done and (name, 3) not in done and (name, 2) not in done
+    assert done == sorted(done, key=lambda item: [m.game for m in matches].index(item[0]))
+    for episode in kept.episodes():
+        assert all(step.turn.seed == episode.seed for step in episode.steps)
+
+
+def test_a_game_that_raises_while_it_is_listed_is_named(register_game):
+    class Faulty(TreeGame):
+        def turns(self):
+            raise OSError("gone")
+
+    register_game("faulty", lambda: Faulty("faulty", ("turn", 0, {"a": ("end", (1, -1))})))
+    with pytest.raises(PlayError, match="^faulty raised OSError while its positions were listed: gone") as raised:
+        play("faulty", [RandomPlayer()] * 2, [0])
+    assert len(raised.value.episodes or ()) == 0
+    with pytest.raises(PlayError, match="^faulty with seed 8 raised OSError: gone; moves so far: none"):
+        play("faulty", [RandomPlayer()] * 2, [8], tabulated=False)
+
+
+def test_what_a_model_said_is_quoted_and_cut_in_the_error(register_game):
+    class Faulty(TreeGame):
+        def step(self, actions):
+            if self.history:
+                raise RuntimeError("lost")
+            super().step(actions)
+
+    tree = ("free", 0, ("free", 1, ("end", (1, -1))))
+    register_game("faulty_talk", lambda: Faulty("faulty_talk", tree))
+    with pytest.raises(PlayError) as raised:
+        play("faulty_talk", [Scripted("\x1b[31mhi\nError: all is lost " + "x" * 500)] * 2, [1])
+    assert "seat 0: '\\x1b[31mhi\\nError: all is lost" in str(raised.value)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize("tabulated", [True, False])
+def test_a_player_that_cannot_answer_ends_play_and_finished_games_are_kept(tabulated):
+    class Unreachable(Scripted):
+        """Answers once."""
+
+        def sample(self, *args):
+            if self.asked:
+                raise PlayerError("no answer in 60 s")
+            return super().sample(*args)
+
+        def reply(self, turns):
+            if self.asked:
+                raise PlayerError("no answer in 60 s")
+            return super().reply(turns)
+
+    class Half(RandomPlayer):
+        """Answers wrong in games of odd seed, which ends them."""
+
+        name = "half"
+        speculative = False
+
+        def sample(self, turns, which, seeds, index):
+            replies = [Reply("[check]"), Reply("?")]
+            of = 2 * which + seeds % 2
+            return [replies[i % 2] for i in range(2 * len(turns))], of
+
+    players = [Half(), Unreachable("[bet]", name="api", speculative=False)]
+    with pytest.raises(PlayError) as raised:
+        play_matches(
+            [
+                Match("kuhn_poker", [players[0]] * 2, np.array([2, 4])),
+                Match("kuhn_poker", players, np.array([1, 2, 3, 4])),
+                Match("kuhn_poker", players[::-1], np.array([6])),
+            ],
+            tabulated=tabulated,
+        )
+    message = str(raised.value)
+    assert message.startswith("api could not answer ") and "no answer in 60 s" in message
+    assert isinstance(raised.value.__cause__, PlayerError)
+    check_columns(raised.value.episodes)
+    kept = {(e.seed, e.players, e.ending) for e in raised.value.episodes.episodes()}
+    assert {(1, ("half", "api"), Ending.ILLEGAL), (3, ("half", "api"), Ending.ILLEGAL)} <= kept
+    if tabulated:  # as text they stand in their second round
+        assert {(2, ("half", "half"), Ending.TERMINAL), (4, ("half", "half"), Ending.TERMINAL)} <= kept
+
+
+def test_a_game_that_asks_nobody_is_no_game_that_goes_on_for_ever(register_game):
+    class Silent(TreeGame):
+        def turns(self):
+            return ()
+
+    register_game("silent", lambda: Silent("silent", ("turn", 0, {"a": ("end", (1, -1))})))
+    with pytest.raises(PlayError, match="^silent with seed 3 asks nobody though it is not over; moves so far: none"):
+        play("silent", [RandomPlayer()] * 2, [3], tabulated=False)
+
+
+@pytest.mark.parametrize("tabulated", [True, False])
+def test_a_game_that_is_over_at_once_is_an_episode_without_turns(register_game, tabulated):
+    name = f"decided_{tabulated}"
+    register_game(name, lambda: TreeGame(name, ("chance", [(0.5, ("end", (1, -1))), (0.5, ("end", (-1, 1)))])))
+    batch = play(name, [RandomPlayer()] * 2, range(20), tabulated=tabulated)
+    assert {(e.steps, e.returns, e.ending) for e in batch.episodes()} == {
+        ((), (1.0, -1.0), Ending.TERMINAL),
+        ((), (-1.0, 1.0), Ending.TERMINAL),
+    }
+
+
 # ---------------------------------------------------------------------------------------------------- many processes
 
 
@@ -614,3 +848,38 @@ def test_a_process_without_a_game_takes_part_in_every_round():
     batch = play("kuhn_poker", [player] * 2, [], synchronize=lambda pending: next(most))
     assert len(batch) == 0
     assert [len(turns) for turns in player.asked] == [1, 1]
+
+
+def test_processes_ask_one_collective_player_among_others_together():
+    """On one process it still plays while on the other only its opponent does, and the other way round."""
+    barrier = threading.Barrier(2, timeout=20)
+    told = [0, 0]
+    seeds = [[1, 2], [3]]
+    collective = [Scripted("[check]"), Scripted("[check]")]
+    others = [Scripted("[check]", name="other"), Scripted("[check]", name="other")]
+    batches = [None, None]
+
+    def process(rank):
+        def synchronize(level):
+            told[rank] = level
+            barrier.wait()
+            most = max(told)
+            barrier.wait()
+            return most
+
+        matches = [
+            Match("kuhn_poker(rounds=3)", [collective[rank], others[rank]], seeds[rank] if rank == 0 else []),
+            Match("kuhn_poker", [others[rank], collective[rank]], [] if rank == 0 else seeds[rank]),
+        ]
+        batches[rank] = play_matches(matches, synchronize=synchronize, collective=[collective[rank]])
+
+    threads = [threading.Thread(target=process, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    # Rank 0: C O, O C, C O; rank 1: O C, then nothing. In the third round neither has a turn of the collective player.
+    assert [[len(turns) for turns in player.asked] for player in collective] == [[2, 1, 2, 2], [1, 1, 1, 1]]
+    assert [[len(turns) for turns in player.asked] for player in others] == [[2, 2, 2], [1]]
+    same_episodes(batches[0], [play("kuhn_poker(rounds=3)", [collective[0], others[0]], seeds[0])])
+    same_episodes(batches[1], [play("kuhn_poker", [others[1], collective[1]], seeds[1])])

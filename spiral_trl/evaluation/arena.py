@@ -1,4 +1,4 @@
-"""Matches between two players on paired deals: each deal is played twice, with the seats swapped.
+"""Matches and round robins on paired deals: each deal is played twice, with the seats swapped.
 
 Luck of the deal then falls on both players alike, and the pair of games is the statistical unit: the two games of a
 pair share their deal and are not independent.
@@ -6,17 +6,26 @@ pair share their deal and are not independent.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import combinations
+from typing import Any, Protocol, runtime_checkable
+from zlib import crc32
 
 import numpy as np
 
+from ..errors import PlayerError, PlayError
 from ..games.chance import derive_seeds
 from ..games.registry import canonical_name, make_game
 from ..players.base import Player
-from ..records import ENDINGS, Ending, EpisodeBatch
-from ..rollout import MAX_TURNS, play
+from ..records import ENDINGS, Ending, EpisodeBatch, Turn
+from ..rollout import MAX_TURNS, Match, play_matches
 from ..stats import Interval, mean_interval, wilson_interval
+from .standings import MatchGames, Table, make_table, score_interval
+
+
+# Pairs that a player who is paid or waited for plays at a time: where it fails, those before are kept
+_BLOCK = 16
 
 
 @dataclass(frozen=True)
@@ -68,8 +77,12 @@ class MatchResult:
         seats (`tuple[SeatResult, ...]`): Results by seat of the player.
         win_rate ([`~spiral_trl.stats.Interval`]): Share of games won, with a 95% interval over pairs: t, or Wilson's
             where no game or every game was won.
+        score ([`~spiral_trl.stats.Interval`], *optional*): Mean of 1 for a win, 1/2 for a draw and 0 for a loss, with
+            such an interval, over the pairs in which no game was truncated; `None` where there is none.
         mean_return ([`~spiral_trl.stats.Interval`]): Mean return over both seats, with the 95% t interval over pairs.
-        illegal_rate (`float`): Share of the player's replies that were no legal action.
+        illegal_rate, opponent_illegal_rate (`float`): Share of the player's, and of the opponent's, replies that were no
+            legal action.
+        truncated_rate (`float`): Share of games cut at the turn limit.
     """
 
     game: str
@@ -79,8 +92,11 @@ class MatchResult:
     pairs: int
     seats: tuple[SeatResult, ...]
     win_rate: Interval
+    score: Interval | None
     mean_return: Interval
     illegal_rate: float
+    opponent_illegal_rate: float
+    truncated_rate: float
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -88,6 +104,7 @@ class MatchResult:
             **vars(self),
             "seats": [seat.to_dict() for seat in self.seats],
             "win_rate": self.win_rate.to_dict(),
+            "score": None if self.score is None else self.score.to_dict(),
             "mean_return": self.mean_return.to_dict(),
         }
 
@@ -115,51 +132,113 @@ def play_match(
 
     Raises:
         `ValueError`: If the game is unknown or not for two players, or `pairs` is less than 1.
+        [`~spiral_trl.errors.PlayError`]: If a player or the game fails midway.
     """
     name = canonical_name(game)
-    roles = make_game(name).roles
-    if len(roles) != 2:
-        raise ValueError(f"A match is between two players, but {name} has {len(roles)} seats.")
+    check_match(name, pairs)
+    games, error = _play_pairs(name, (player, opponent), (0, 1), pairs, seed, illegal, max_turns, block=pairs)
+    if error is not None:
+        raise error
+    return match_result(games, (player.name, opponent.name), seed)
+
+
+def check_match(name: str, pairs: int) -> None:
+    """Refuses games that are not for two players, and fewer deals than one."""
+    seats = make_game(name).num_players
+    if seats != 2:
+        raise ValueError(f"A match is between two players, but {name} has {seats} seats.")
     if pairs < 1:
         raise ValueError(f"`pairs` has to be at least 1 deal, not {pairs!r}.")
+
+
+def _play_pairs(
+    name: str,
+    players: tuple[Player, Player],
+    indices: tuple[int, int],
+    pairs: int,
+    seed: int,
+    illegal: str,
+    max_turns: int,
+    block: int,
+) -> tuple[MatchGames, PlayError | None]:
+    """Games of two players, `block` deals at a time, and what ended them early. A block that fails is dropped whole: the
+    games that it did finish are its short ones."""
+    player, opponent = players
     seeds = derive_seeds(seed, np.arange(pairs))
-    seats, won, returns, illegal_replies, replies = [], [], [], 0, 0
-    for seat, role in enumerate(roles):
-        seating = [player, opponent] if seat == 0 else [opponent, player]
-        batch = play(name, seating, seeds, illegal=illegal, max_turns=max_turns)
-        mine, theirs = batch.outcomes.returns[:, seat], batch.outcomes.returns[:, 1 - seat]
-        counted = batch.outcomes.endings != ENDINGS.index(Ending.TRUNCATED)
-        wins = (mine > theirs) & counted
-        seat_illegal, seat_replies = count_illegal(batch, seat)
-        seats.append(
-            SeatResult(
-                seat=seat,
-                role=role,
-                games=pairs,
-                win_rate=wilson_interval(int(wins.sum()), pairs),
-                draw_rate=float(((mine == theirs) & counted).mean()),
-                loss_rate=float(((mine < theirs) & counted).mean()),
-                truncated_rate=float((~counted).mean()),
-                mean_return=mean_interval(mine),
-                illegal_rate=seat_illegal / max(1, seat_replies),
+    returns, truncated = [np.empty((2, 0, 2))], [np.empty((2, 0), dtype=bool)]
+    offences, replies = np.zeros((2, 2), dtype=np.int64), np.zeros((2, 2), dtype=np.int64)
+    error: PlayError | None = None
+    seatings = [(player, opponent)] if player is opponent else [(player, opponent), (opponent, player)]
+    for at in range(0, pairs, block):
+        dealt = seeds[at : at + block]
+        try:
+            batch = play_matches(
+                [Match(name, seating, dealt) for seating in seatings], illegal=illegal, max_turns=max_turns
             )
-        )
-        won.append(wins)
-        returns.append(mine)
-        illegal_replies += seat_illegal
-        replies += seat_replies
-    share = np.mean(won, axis=0)  # (pairs,)
-    one_sided = share.min() == share.max() and share[0] in (0.0, 1.0)
-    return MatchResult(
+        except PlayError as stopped:
+            error = stopped
+            break
+        size = len(dealt)
+        # (seatings, D, 2) by seat; of itself, a player sees one and the same game from both
+        by_seat = batch.outcomes.returns.reshape(len(seatings), size, 2)
+        cut = (batch.outcomes.endings == ENDINGS.index(Ending.TRUNCATED)).reshape(len(seatings), size)
+        returns.append(np.stack([by_seat[0], by_seat[-1][:, ::-1]]))
+        truncated.append(np.stack([cut[0], cut[-1]]))
+        no_action = np.array([step.reply.action is None for step in batch.samples], dtype=bool)[batch.turn_sample]
+        seating = batch.turn_episode // size
+        for seat in range(2):
+            for who in range(2):
+                asked = (seating == seat % len(seatings)) & (batch.turn_player == (seat + who) % 2)
+                offences[seat, who] += no_action[asked].sum()
+                replies[seat, who] += asked.sum()
+    games = MatchGames(
         game=name,
-        player=player.name,
-        opponent=opponent.name,
+        player=indices[0],
+        opponent=indices[1],
+        returns=np.concatenate(returns, axis=1),
+        truncated=np.concatenate(truncated, axis=1),
+        illegal=offences,
+        replies=replies,
+    )
+    return games, error
+
+
+def match_result(games: MatchGames, names: Sequence[str], seed: int) -> MatchResult:
+    """The result of a match whose players are called `names`, by index."""
+    pairs = games.pairs
+    mine, theirs = games.returns[..., 0], games.returns[..., 1]  # (2, pairs)
+    counted = ~games.truncated
+    wins = (mine > theirs) & counted
+    seats = tuple(
+        SeatResult(
+            seat=seat,
+            role=role,
+            games=pairs,
+            win_rate=wilson_interval(int(wins[seat].sum()), pairs),
+            draw_rate=float(((mine == theirs) & counted)[seat].mean()),
+            loss_rate=float(((mine < theirs) & counted)[seat].mean()),
+            truncated_rate=float(games.truncated[seat].mean()),
+            mean_return=mean_interval(mine[seat]),
+            illegal_rate=games.illegal[seat, 0] / max(1, games.replies[seat, 0]),
+        )
+        for seat, role in enumerate(make_game(games.game).roles)
+    )
+    illegal_rates = games.illegal.sum(0) / np.maximum(1, games.replies.sum(0))
+    win_share = score_interval(wins.mean(0))
+    assert win_share is not None
+    return MatchResult(
+        game=games.game,
+        player=names[games.player],
+        opponent=names[games.opponent],
         seed=seed,
         pairs=pairs,
-        seats=tuple(seats),
-        win_rate=wilson_interval(int(share.sum()), pairs) if one_sided else mean_interval(share),
-        mean_return=mean_interval(np.mean(returns, axis=0)),
-        illegal_rate=illegal_replies / max(1, replies),
+        seats=seats,
+        win_rate=win_share,
+        score=score_interval(games.points.mean(0)),
+        mean_return=mean_interval(mine.mean(0)),
+        illegal_rate=float(illegal_rates[0]),
+        opponent_illegal_rate=float(illegal_rates[1]),
+        truncated_rate=float(games.truncated.mean()),
     )
 
 
@@ -168,3 +247,221 @@ def count_illegal(batch: EpisodeBatch, seat: int) -> tuple[int, int]:
     illegal = np.array([step.reply.action is None for step in batch.samples], dtype=bool)
     mine = batch.turn_sample[batch.turn_player == seat]
     return int(illegal[mine].sum()), len(mine)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A player that did not play a game, and why."""
+
+    player: str
+    game: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ArenaResult:
+    """A round robin.
+
+    Args:
+        games (`tuple[str, ...]`): Canonical names of the games.
+        players (`tuple[str, ...]`): Names of all players, also of those who were left out of every game.
+        pairs (`int`): Deals of each match, each played from both seats.
+        seed (`int`): The same seed deals the same games.
+        illegal (`str`): Illegal-move policy.
+        matches (`tuple[MatchResult, ...]`): Every match that was played, from the point of view of both of its players.
+            A match's own `seed` deals its games again in [`play_match`].
+        tables (`tuple[Table, ...]`): Pay-offs, standings and ratings of each game that two players could play, and
+            over all of them where there are several.
+        left_out (`tuple[LeftOut, ...]`): Who did not play what, and why.
+        notes (`tuple[str, ...]`): What failed midway. Matches that were cut short count with the pairs played by then.
+    """
+
+    games: tuple[str, ...]
+    players: tuple[str, ...]
+    pairs: int
+    seed: int
+    illegal: str
+    matches: tuple[MatchResult, ...]
+    tables: tuple[Table, ...]
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            **vars(self),
+            "matches": [match.to_dict() for match in self.matches],
+            "tables": [table.to_dict() for table in self.tables],
+            "left_out": [vars(entry) for entry in self.left_out],
+        }
+
+
+def play_arena(
+    games: Sequence[str],
+    players: Sequence[Player],
+    pairs: int,
+    seed: int = 0,
+    *,
+    self_play: bool = False,
+    illegal: str = "forfeit",
+    max_turns: int = MAX_TURNS,
+    anchor: str | None = None,
+    replicates: int = 1000,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> ArenaResult:
+    """A round robin: every two players meet on `pairs` deals of every game that both can play, in both seats.
+
+    All matches of a game are on the same deals, so that a match does not depend on who else takes part, and
+    differences between players are not blurred by the luck of the deal. Where a player fails midway, what was played
+    is kept and noted.
+
+    Args:
+        games (`Sequence[str]`): Names of two-player games.
+        players (`Sequence[Player]`): At least two, of different names. Who cannot play a game is left out of it.
+        pairs (`int`): Deals of each match, at least 2; twice as many games are played.
+        seed (`int`, *optional*, defaults to `0`): Deals, and replies of the players of this package, derive from it.
+        self_play (`bool`, *optional*, defaults to `False`): Whether players also play themselves. It tells of the seats
+            and of draws, not of strength.
+        illegal (`str`, *optional*, defaults to `"forfeit"`): See [`~spiral_trl.rollout.IllegalMoves`].
+        max_turns (`int`, *optional*, defaults to `50`): See [`~spiral_trl.rollout.play`].
+        anchor (`str`, *optional*): The player whose rating is 0; by default the first. In games which that one is left
+            out of, the first who plays.
+        replicates (`int`, *optional*, defaults to `1000`): Resamples for the intervals of ratings.
+        progress (`Callable`, *optional*): Called before each match with the number of matches that are over, how many
+            there are, and what is played next.
+
+    Raises:
+        `ValueError`: If a game is unknown, named twice or not for two players, players are fewer than two or share a
+            name, or `pairs` is less than 2.
+    """
+    names = [canonical_name(game) for game in games]
+    called = [player.name for player in players]
+    for what, listed, least in (("game", names, 1), ("player", called, 2)):
+        if len(listed) < least:
+            raise ValueError(f"An arena needs at least {least} {what}{'s' * (least > 1)}, not {len(listed)}.")
+        twice = sorted({name for name in listed if listed.count(name) > 1})
+        if twice:
+            raise ValueError(f"An arena cannot tell two {what}s named {twice[0]!r} apart.")
+    if pairs < 2:
+        raise ValueError(f"`pairs` has to be at least 2 deals, for an interval over them, not {pairs!r}.")
+    for name in names:
+        check_match(name, pairs)
+    if anchor is not None and anchor not in called:
+        raise ValueError(f"The anchor {anchor!r} is none of the players: {', '.join(called)}.")
+
+    left_out = []
+    schedule: list[tuple[str, int, int]] = []
+    for name in names:
+        able = []
+        for index, player in enumerate(players):
+            reason = cannot_play(player, name)
+            if reason is None:
+                able.append(index)
+            else:
+                left_out.append(LeftOut(player.name, name, reason))
+        schedule += [(name, i, j) for i, j in combinations(able, 2)]
+        schedule += [(name, i, i) for i in able if self_play]
+
+    played, notes = play_schedule(schedule, players, pairs, seed, illegal, max_turns, progress)
+    matches = []
+    for match_games in played:
+        both = [match_games] if match_games.player == match_games.opponent else [match_games, match_games.swapped()]
+        matches += [match_result(view, called, match_seed(view.game, seed)) for view in both]
+    anchor_index = 0 if anchor is None else called.index(anchor)
+    tables = [
+        make_table(
+            label,
+            [match_games for match_games in played if label in (None, match_games.game)],
+            called,
+            anchor_index,
+            replicates,
+            seed,
+        )
+        for label in [*names, *([None] if len(names) > 1 else [])]
+    ]
+    return ArenaResult(
+        games=tuple(names),
+        players=tuple(called),
+        pairs=pairs,
+        seed=seed,
+        illegal=illegal,
+        matches=tuple(matches),
+        tables=tuple(table for table in tables if table is not None),
+        left_out=tuple(left_out),
+        notes=tuple(notes),
+    )
+
+
+def play_schedule(
+    schedule: Sequence[tuple[str, int, int]],
+    players: Sequence[Player],
+    pairs: int,
+    seed: int,
+    illegal: str,
+    max_turns: int,
+    progress: Callable[[int, int, str], None] | None,
+) -> tuple[list[MatchGames], list[str]]:
+    """Plays matches one after the other, and goes on with the others where one fails.
+
+    Args:
+        schedule (`Sequence[tuple[str, int, int]]`): Canonical name of the game and indices of the players of each match.
+        players (`Sequence[Player]`): Players.
+        pairs, seed, illegal, max_turns, progress: See [`play_arena`].
+
+    Returns:
+        `tuple[list[MatchGames], list[str]]`: The games, and what failed. A match that failed is there with the blocks
+        of deals that were finished before, if any.
+    """
+    played: list[MatchGames] = []
+    notes: list[str] = []
+    gone: set[int] = set()
+    for done, (name, i, j) in enumerate(schedule):
+        if gone & {i, j}:
+            continue
+        one, two = players[i], players[j]
+        if progress is not None:
+            progress(done, len(schedule), f"{name}: {one.name} against {two.name}")
+        waited_for = {k for k in (i, j) if not players[k].speculative}
+        block = _BLOCK if waited_for else pairs
+        games, error = _play_pairs(name, (one, two), (i, j), pairs, match_seed(name, seed), illegal, max_turns, block)
+        if games.pairs:
+            played.append(games)
+        if error is not None:
+            kept = f"{games.pairs} of {pairs} pairs are kept"
+            notes.append(f"{name}: {one.name} against {two.name} stopped, {kept}: {error}")
+            # Who alone can have failed would only fail again
+            if len(waited_for) == 1 and isinstance(error.__cause__, PlayerError):
+                gone |= waited_for
+                notes.append(f"{players[waited_for.pop()].name} stopped answering and is not asked again")
+    return played, notes
+
+
+def match_seed(game: str, seed: int) -> int:
+    """The seed of all matches of a game: games are dealt independently of each other, whichever are played."""
+    return int(derive_seeds(seed, crc32(game.encode())))
+
+
+@runtime_checkable
+class TurnChecker(Protocol):
+    """A player that can tell without a reply whether it can play a game."""
+
+    def check(self, turn: Turn) -> None:
+        """Raises `ValueError` where it cannot play the turn's game."""
+        ...
+
+
+def cannot_play(player: Player, game: str) -> str | None:
+    """Why a player cannot play a game, or `None`. It is shown a first turn, and asked for a reply where that costs
+    little."""
+    started = make_game(game)
+    started.reset(0)
+    first = list(started.turns())[:1]
+    try:
+        if isinstance(player, TurnChecker):
+            for turn in first:
+                player.check(turn)
+        elif player.speculative:
+            player.reply(first)
+    except ValueError as error:
+        return str(error)
+    return None

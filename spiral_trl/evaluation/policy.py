@@ -25,6 +25,10 @@ from ..records import Turn
 _CHUNK = 2**22
 # Most continuations compared at once, for the same reason.
 _CONTINUATIONS = 2**24
+# Replies that are sampled for each turn
+DEFAULT_SAMPLES = 128
+# Forward rows that the exact policy of a game with few turns may compute
+_MIN_ROWS = 10_000
 # Replies that may be read for each forward row that may be computed.
 _REPLIES_PER_ROW = 20
 
@@ -137,7 +141,7 @@ def bot_policy(player: ProbabilityPlayer, table: GameTable) -> PolicyTable:
     return policy
 
 
-def sampled_policy(player: Player, table: GameTable, samples: int = 128, seed: int = 0) -> PolicyTable:
+def sampled_policy(player: Player, table: GameTable, samples: int = DEFAULT_SAMPLES, seed: int = 0) -> PolicyTable:
     """The policy as frequencies of sampled replies.
 
     Frequencies are unbiased, but what is computed from them by maximising, such as exploitability, is biased upwards.
@@ -167,7 +171,7 @@ class TooManyRepliesError(ValueError):
 
 
 def exact_policy(
-    player: TokenPlayer, table: GameTable, tolerance: float = 1e-4, max_rows: int = 10_000
+    player: TokenPlayer, table: GameTable, tolerance: float = 1e-4, max_rows: int | None = None
 ) -> PolicyTable:
     """The policy of a language model from its own token probabilities.
 
@@ -186,8 +190,9 @@ def exact_policy(
             The game.
         tolerance (`float`, *optional*, defaults to `1e-4`):
             Most probability that may stay unread at a turn.
-        max_rows (`int`, *optional*, defaults to `10_000`):
-            Most prefixes that are computed, and, times 20, most replies that are read.
+        max_rows (`int`, *optional*):
+            Most prefixes that are computed, and, times 20, most replies that are read. By default as many as the
+            sampled estimate would draw replies, 128 for each turn, and at least 10,000.
 
     Raises:
         [`TooManyRepliesError`]: If `max_rows` does not suffice.
@@ -201,6 +206,8 @@ def exact_policy(
     if not 0 < tolerance < 1:
         raise ValueError(f"`tolerance` has to lie between 0 and 1, not {tolerance!r}.")
     size, length = len(table.turns), player.max_new_tokens
+    if max_rows is None:
+        max_rows = max(_MIN_ROWS, DEFAULT_SAMPLES * size)
     ends = np.zeros(player.vocab_size, dtype=bool)
     ends[[token for token in player.eos_token_ids if token < player.vocab_size]] = True
     prompts = [player.prompt_ids(turn) for turn in table.turns]

@@ -5,6 +5,7 @@ from . import connect_four as connect_four
 from . import kuhn_poker as kuhn_poker
 from . import leduc_poker as leduc_poker
 from . import liars_dice as liars_dice
+from . import openspiel as openspiel
 from . import pig as pig
 from . import simple_negotiation as simple_negotiation
 from . import textarena as textarena

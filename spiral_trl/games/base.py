@@ -56,6 +56,15 @@ class Game(Protocol):
 
 
 @runtime_checkable
+class CopyableGame(Game, Protocol):
+    """A game that can be continued in several ways from one point, so that its tree need not be replayed."""
+
+    def copy(self, chance: Chance) -> Game:
+        """An independent game at the same point, whose further chance is drawn from `chance`."""
+        ...
+
+
+@runtime_checkable
 class ActionSampler(Protocol):
     """What a game with free-text actions attaches as `Turn.state`, so that the random player can play it.
 

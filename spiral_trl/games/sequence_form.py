@@ -29,11 +29,11 @@ class ImperfectRecallError(ValueError):
 
 
 def solvable_table(name: str) -> GameTable | None:
-    """The table of the game `name`, where it has one in which every seat has perfect recall: what values, best
-    responses and equilibria are computed on."""
+    """The table of the game `name`, where it has one of positions, or one in which every seat has perfect recall: what
+    values and best responses are computed on."""
     table = tabulate(name)
     try:
-        if table is not None:
+        if table is not None and table.is_tree:
             sequence_form(table)
     except ImperfectRecallError:
         return None
@@ -163,6 +163,13 @@ class SequenceForm:
         """`[E]` factor of each end from the illegal mass `[U]` of the turns."""
         return np.where(self.end_turn < 0, 1.0, illegal[self.end_turn])
 
+    def turn_visits(self, probabilities: np.ndarray) -> np.ndarray:
+        """`[U]` how often each turn is reached in a game between seats that all follow `probabilities` (`[U, A]`)."""
+        asked = self.end_node[self.end_turn >= 0]
+        visits = np.zeros(len(self.table.turns))
+        np.add.at(visits, self.table.turn[asked], self.reach(probabilities)[:, asked].prod(0))
+        return visits
+
     def evaluate(self, probabilities: np.ndarray, illegal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`[P]` value of the policy for each seat, and `[P]` of a best response of that seat alone.
 
@@ -183,8 +190,11 @@ def sequence_form(table: GameTable) -> SequenceForm:
 
     Raises:
         [`ImperfectRecallError`]: If a seat lacks perfect recall.
-        `ValueError`: If an information set does not have the same actions everywhere.
+        `ValueError`: If an information set does not have the same actions everywhere, or the nodes of `table` are
+            positions.
     """
+    if not table.is_tree:
+        raise ValueError(f"The nodes of {table.name} are positions, not histories: use position_graph.")
     num_nodes, num_players = len(table.kind), table.num_players
     keys = [(turn.player, ("turn", u) if turn.infoset is None else turn.infoset) for u, turn in enumerate(table.turns)]
     # Each seat's last (information set, action) at each node; infosets are listed with their parent sequence

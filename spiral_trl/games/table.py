@@ -4,6 +4,10 @@
 chance and legal actions, and records what it saw. Nothing here knows a rule: a tabulated game is the text game,
 remembered, and [`~spiral_trl.rollout.play`] gives equal episodes either way (a test holds this).
 
+A node is a history, and the table a tree. Where a game has perfect information and no chance, and its prompts depend
+on the position alone, a node is a position, which many histories may come to: tic-tac-toe has 549,946 histories and
+5,478 positions. Boards that mirror each other stay apart, since a model may treat them differently.
+
 Nodes are numbered from the root, node 0. `kind[node]` says what a node is:
 
 - `DECISION`: one seat is asked; `turn[node]` is the index into `turns` of what it is asked. Turns that read alike to a
@@ -16,22 +20,28 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
+import pyspiel
 
 from ..records import Ending, Turn
 from .base import Game
+from .chance import uniforms
 from .registry import make_game
+from .solver_state import SolverState
 
 
 DECISION, CHANCE, TERMINAL = 0, 1, 2
 
+# Random games in which the prompts of a graph of positions are compared with the game's own
+_TRIALS = 64
+
 
 @dataclass(frozen=True, eq=False)
 class GameTable:
-    """The whole tree of a small sequential game. `N` nodes, `U` distinct turns, `A` actions, `P` players.
+    """The whole of a small sequential game. `N` nodes, `U` distinct turns, `A` actions, `P` players.
 
     Args:
         name (`str`): Canonical name of the game.
@@ -50,6 +60,8 @@ class GameTable:
         returns (`np.ndarray`): `[N, P]` totals at terminal nodes, NaN elsewhere.
         truncated (`np.ndarray`): `[N]` whether a terminal node ends by the game's own turn limit.
         depth (`int`): Most turns a game can have.
+        is_tree (`bool`): Whether nodes are histories. Otherwise they are positions in the order of their ply, each
+            decision with a turn of its own.
     """
 
     name: str
@@ -67,6 +79,7 @@ class GameTable:
     returns: np.ndarray
     truncated: np.ndarray
     depth: int
+    is_tree: bool = True
 
     def chance_probabilities(self, node: int) -> np.ndarray:
         """`[outcomes]` probabilities at a chance node."""
@@ -107,33 +120,6 @@ def _replay(name: str, script: Sequence[int], actions: Sequence[tuple[int, str]]
 
 
 # Nodes near the root that are counted before a table is begun
-_COUNTED_AHEAD = 4_000
-
-
-def _surely_larger(name: str, max_nodes: int) -> bool:
-    """Whether the nodes near the root alone show that there are more than `max_nodes`.
-
-    [`tabulate`] goes depth first. In a game of long lines it would replay thousands of them before it gives up.
-    """
-    queue: deque[tuple[tuple[int, ...], tuple[tuple[int, str], ...]]] = deque([((), ())])
-    found = 1
-    for _ in range(_COUNTED_AHEAD):
-        if not queue or found > max_nodes:
-            break
-        script, played = queue.popleft()
-        game = _replay(name, script, played)
-        if isinstance(game, _Branch):
-            below = [((*script, i), played) for i, p in enumerate(game.probabilities) if p > 0]
-        else:
-            asked = game.turns()
-            below = [
-                (script, (*played, (turn.player, action)))
-                for turn in (asked if len(asked) == 1 else ())
-                for action in turn.legal_actions or ()
-            ]
-        found += len(below)
-        queue.extend(below)
-    return found > max_nodes
 
 
 @lru_cache(maxsize=32)
@@ -143,87 +129,221 @@ def tabulate(name: str, max_nodes: int = 20_000) -> GameTable | None:
     `None` is answered for games with simultaneous turns, with free-text actions, or with more than `max_nodes` nodes.
     Every node is reached by replaying the game from its start, so no game has to know how to copy itself.
     """
-    probe = make_game(name)
-    if _surely_larger(name, max_nodes):
+    positions = _positions(name, max_nodes)
+    if positions is not None:
+        return _assemble(make_game(name), positions, is_tree=False)
+    root = _histories(name, max_nodes)
+    return None if root is None else _assemble(make_game(name), _preorder(root), is_tree=True)
+
+
+@dataclass(eq=False)
+class _Node:
+    """A node while the game is explored. `children` by action at decision nodes, by outcome at chance nodes."""
+
+    kind: int
+    turn: Turn | None = None
+    game: Game | None = None
+    probabilities: tuple[float, ...] = ()
+    returns: tuple[float, ...] | None = None
+    truncated: bool = False
+    children: dict[str | int, _Node] = field(default_factory=dict)
+
+
+def _node(game: Game | _Branch) -> _Node | None:
+    """Where the game stands; `None` where no table can hold it."""
+    if isinstance(game, _Branch):
+        return _Node(CHANCE, probabilities=game.probabilities)
+    asked = game.turns()
+    if not asked:
+        return _Node(TERMINAL, returns=game.returns(), truncated=game.ending is Ending.TRUNCATED)
+    if len(asked) > 1 or asked[0].legal_actions is None:
         return None
+    return _Node(DECISION, asked[0], game)
+
+
+def _reads(turn: Turn) -> tuple:
+    """All that a policy can know of a turn."""
+    messages = tuple((message["role"], message["content"]) for message in turn.messages)
+    return (turn.player, messages, turn.legal_actions, turn.infoset)
+
+
+def _histories(name: str, max_nodes: int) -> _Node | None:
+    """The tree of a game's histories."""
+    root: _Node | None = None
+    count = 0
+    # Breadth first, so that a game with too many nodes is given up after short replays
+    queue: deque[tuple[tuple[int, ...], tuple[tuple[int, str], ...], _Node | None, str | int]] = deque(
+        [((), (), None, -1)]
+    )
+    while queue:
+        script, played, parent, column = queue.popleft()
+        count += 1
+        node = _node(_replay(name, script, played))
+        if node is None or count + len(queue) > max_nodes:
+            return None
+        if parent is None:
+            root = node
+        else:
+            parent.children[column] = node
+        if node.kind == CHANCE:
+            for outcome, probability in enumerate(node.probabilities):
+                if probability > 0:
+                    queue.append(((*script, outcome), played, node, outcome))
+        elif node.turn is not None:
+            for action in node.turn.legal_actions or ():
+                queue.append((script, (*played, (node.turn.player, action)), node, action))
+    return root
+
+
+def _preorder(root: _Node) -> list[_Node]:
+    """A tree's nodes, each before its children and they before its next sibling."""
+    nodes, stack = [], [root]
+    while stack:
+        node = stack.pop()
+        nodes.append(node)
+        stack.extend(reversed(node.children.values()))
+    return nodes
+
+
+def _positions(name: str, max_nodes: int) -> list[_Node] | None:
+    """A game's positions by ply, or `None` where its prompts do not depend on the position alone.
+
+    Whether two histories came to one position is OpenSpiel's word for it: the same board, the same seat to move. The
+    prompts have to agree with it at every move of the graph: the same prompt at the same position, different ones at
+    different positions. Then random games compare the game's own prompts and returns with the graph's, on histories
+    along which the graph was not built.
+    """
+    root = _node(_replay(name, (), ()))
+    if root is None or not _may_have_positions(root, max_nodes):
+        return None
+    nodes = [root]
+    layer: list[tuple[_Node, tuple[tuple[int, str], ...]]] = [(root, ())]
+    texts: dict[tuple, tuple[str, int]] = {}
+    earlier: set[tuple[str, int]] = set()
+    while layer:
+        following: dict[tuple[str, int], tuple[_Node, tuple[tuple[int, str], ...]]] = {}
+        for node, played in layer:
+            assert node.turn is not None
+            solver, player = node.turn.state, node.turn.player
+            assert isinstance(solver, SolverState)
+            for action in node.turn.legal_actions or ():
+                history = (*played, (player, action))
+                after = solver.state.child(solver.actions[action])
+                position = (str(after), after.current_player())
+                child = _node(_replay(name, (), history))
+                if child is None or position in earlier or not _stands_at(child, after):
+                    return None
+                if child.turn is not None and texts.setdefault(_reads(child.turn), position) != position:
+                    return None
+                known = following.setdefault(position, (child, history))[0]
+                if not _alike(known, child):
+                    return None
+                node.children[action] = known
+        earlier.update(following)
+        nodes += [node for node, _ in following.values()]
+        if len(nodes) > max_nodes:
+            return None
+        layer = [(node, history) for node, history in following.values() if node.kind == DECISION]
+    return nodes if all(_plays_as_built(name, root, trial) for trial in range(_TRIALS)) else None
+
+
+def _may_have_positions(root: _Node, max_nodes: int) -> bool:
+    """Whether OpenSpiel knows the game as one of perfect information, without chance, with few positions."""
+    solver = root.turn.state if root.turn is not None else None
+    if not isinstance(solver, SolverState) or solver.part is not None:
+        return False
+    kind = solver.state.get_game().get_type()
+    if (
+        kind.information != pyspiel.GameType.Information.PERFECT_INFORMATION
+        or kind.chance_mode != pyspiel.GameType.ChanceMode.DETERMINISTIC
+        or kind.dynamics != pyspiel.GameType.Dynamics.SEQUENTIAL
+    ):
+        return False
+    # Counted by OpenSpiel before a game is replayed for every move
+    seen: set[tuple[str, int]] = set()
+    layer = [solver.state]
+    while layer and len(seen) <= max_nodes:
+        following: dict[tuple[str, int], pyspiel.State] = {}
+        for state in layer:
+            for action in state.legal_actions():
+                after = state.child(action)
+                following.setdefault((str(after), after.current_player()), after)
+            if len(following) > max_nodes:
+                return False
+        if not seen.isdisjoint(following):
+            return False  # positions come back, so plies do not order them
+        seen.update(following)
+        layer = [state for state in following.values() if not state.is_terminal()]
+    return len(seen) <= max_nodes
+
+
+def _stands_at(node: _Node, state: pyspiel.State) -> bool:
+    """Whether the game stands where OpenSpiel's game does."""
+    if node.turn is None:
+        return bool(state.is_terminal())
+    return (
+        isinstance(node.turn.state, SolverState)
+        and node.turn.player == state.current_player()
+        and str(node.turn.state.state) == str(state)
+    )
+
+
+def _alike(one: _Node, other: _Node) -> bool:
+    if one.turn is None or other.turn is None:
+        return (one.turn, one.returns, one.truncated) == (other.turn, other.returns, other.truncated)
+    return _reads(one.turn) == _reads(other.turn)
+
+
+def _plays_as_built(name: str, root: _Node, trial: int) -> bool:
+    """Whether a random game reads at every turn what the graph holds, and ends as it does."""
+    game = make_game(name)
+    game.reset(trial)
+    node, index = root, 0
+    while (here := _node(game)) is not None and _alike(node, here):
+        if here.turn is None:
+            return True
+        legal = here.turn.legal_actions or ()
+        action = legal[int(uniforms(trial, index) * len(legal))]
+        game.step({here.turn.player: action})
+        node, index = node.children[action], index + 1
+    return False
+
+
+def _assemble(probe: Game, nodes: Sequence[_Node], is_tree: bool) -> GameTable:
+    """The arrays of `nodes`, in their order."""
+    number = {id(node): i for i, node in enumerate(nodes)}
     turns: dict[tuple, int] = {}
     distinct: list[Turn] = []
     standing: list[Game] = []
     actions: dict[str, int] = {}
-    kind: list[int] = []
-    turn_of: list[int] = []
-    player_of: list[int] = []
-    children: list[dict[int, int]] = []
-    chance: list[tuple[float, ...]] = []
-    returns: list[tuple[float, ...] | None] = []
-    truncated: list[bool] = []
-    depth = 0
-
-    # (chance script, actions, parent, column in the parent)
-    stack: list[tuple[tuple[int, ...], tuple[tuple[int, str], ...], int, int]] = [((), (), -1, -1)]
-    while stack:
-        script, played, parent, column = stack.pop()
-        node = len(kind)
-        if node >= max_nodes:
-            return None
-        if parent >= 0:
-            children[parent][column] = node
-        game = _replay(name, script, played)
-        children.append({})
-        if isinstance(game, _Branch):
-            kind.append(CHANCE)
-            turn_of.append(-1)
-            player_of.append(-1)
-            chance.append(game.probabilities)
-            returns.append(None)
-            truncated.append(False)
-            for outcome in reversed(range(len(game.probabilities))):
-                if game.probabilities[outcome] > 0:
-                    stack.append(((*script, outcome), played, node, outcome))
+    turn_of = np.full(len(nodes), -1, dtype=np.int64)
+    player_of = np.full(len(nodes), -1, dtype=np.int64)
+    totals = np.full((len(nodes), probe.num_players), np.nan)
+    plies = np.zeros(len(nodes), dtype=np.int64)
+    for i, node in enumerate(nodes):
+        plies[[number[id(child)] for child in node.children.values()]] = plies[i] + (node.kind == DECISION)
+        if node.returns is not None:
+            totals[i] = node.returns
+        if node.turn is None or node.game is None:
             continue
-        asked = game.turns()
-        chance.append(())
-        if not asked:
-            kind.append(TERMINAL)
-            turn_of.append(-1)
-            player_of.append(-1)
-            returns.append(game.returns())
-            truncated.append(game.ending is Ending.TRUNCATED)
-            depth = max(depth, len(played))
-            continue
-        if len(asked) > 1 or asked[0].legal_actions is None:
-            return None
-        turn = replace(asked[0], episode=0, seed=0, index=0)
-        messages = tuple((message["role"], message["content"]) for message in turn.messages)
-        key = (turn.player, messages, turn.legal_actions, turn.infoset)
+        key = _reads(node.turn)
         if key not in turns:
             turns[key] = len(distinct)
-            distinct.append(turn)
-            standing.append(game)
-        kind.append(DECISION)
-        turn_of.append(turns[key])
-        player_of.append(turn.player)
-        returns.append(None)
-        truncated.append(False)
-        for action in reversed(turn.legal_actions or ()):
+            distinct.append(replace(node.turn, episode=0, seed=0, index=0))
+            standing.append(node.game)
+        turn_of[i], player_of[i] = turns[key], node.turn.player
+        for action in reversed(node.turn.legal_actions or ()):
             actions.setdefault(action, len(actions))
-            stack.append((script, (*played, (turn.player, action)), node, actions[action]))
-
-    size = len(kind)
-    width = max([len(actions), *(len(row) for row in chance)])
-    child = np.full((size, width), -1, dtype=np.int64)
-    cdf = np.zeros((size, max([1, *(len(row) for row in chance)])))
-    totals = np.full((size, probe.num_players), np.nan)
-    for node in range(size):
-        for column, target in children[node].items():
-            child[node, column] = target
-        if chance[node]:
+    outcomes = max(len(node.probabilities) for node in nodes)
+    child = np.full((len(nodes), max(len(actions), outcomes)), -1, dtype=np.int64)
+    cdf = np.zeros((len(nodes), max(1, outcomes)))
+    for i, node in enumerate(nodes):
+        for column, target in node.children.items():
+            child[i, actions[column] if isinstance(column, str) else column] = number[id(target)]
+        if node.kind == CHANCE:
             # Past its outcomes a row stays at its own total, which rounding may keep from 1
-            cdf[node] = np.cumsum(chance[node])[-1]
-            cdf[node, : len(chance[node])] = np.cumsum(chance[node])
-        row = returns[node]
-        if row is not None:
-            totals[node] = row
+            cdf[i] = np.cumsum(node.probabilities)[-1]
+            cdf[i, : len(node.probabilities)] = np.cumsum(node.probabilities)
     return GameTable(
         name=probe.name,
         num_players=probe.num_players,
@@ -232,12 +352,13 @@ def tabulate(name: str, max_nodes: int = 20_000) -> GameTable | None:
         actions=tuple(actions),
         turns=tuple(distinct),
         games=tuple(standing),
-        kind=np.array(kind),
-        turn=np.array(turn_of),
-        player=np.array(player_of),
+        kind=np.array([node.kind for node in nodes]),
+        turn=turn_of,
+        player=player_of,
         child=child,
         cdf=cdf,
         returns=totals,
-        truncated=np.array(truncated),
-        depth=depth,
+        truncated=np.array([node.truncated for node in nodes]),
+        depth=int(plies.max()),
+        is_tree=is_tree,
     )

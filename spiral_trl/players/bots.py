@@ -1,4 +1,4 @@
-"""Players that are no language model: uniformly random, and equilibrium play computed by OpenSpiel.
+"""Players that are no language model: uniformly random, and equilibrium play.
 
 Each is a policy: a probability for every legal action of a turn. What it plays is drawn from the game's seed and the
 turn's index alone, so that a game is the same whichever others are played beside it.
@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
 import pyspiel
 
+from ..games import sequence_form
 from ..games.base import ActionSampler
 from ..games.chance import REPLY, uniforms
 from ..games.solver_state import SolverState
+from ..games.table import tabulate
 from ..records import Reply, Turn
 
 
@@ -113,14 +115,19 @@ class RandomPlayer(PolicyPlayer):
 
 
 class CFRPlayer(PolicyPlayer):
-    """Plays an equilibrium: the average policy of OpenSpiel's CFR+ (Tammelin, 2014), solved once per game.
+    """Plays an equilibrium of a two-player zero-sum game: the average policy of CFR+ (Tammelin, 2014), solved once
+    per game.
 
-    It plays games that attach a [`~spiral_trl.games.solver_state.SolverState`] of a sequential two-player zero-sum
-    OpenSpiel game with explicit chance and at most 100,000 histories. Others are a `ValueError`, such as
-    `kuhn_poker(rules=spiral)`, where OpenSpiel's rules are not those played.
+    1. Where the game's turns carry a [`~spiral_trl.games.solver_state.SolverState`] of the whole game, OpenSpiel solves
+       it: see [`solve`] for the games it can.
+    2. Elsewhere the game's own table is solved, where it has one in which every seat has perfect recall: see
+       [`~spiral_trl.games.sequence_form.solve`]. So `kuhn_poker(rules=spiral)`, `kuhn_poker(cards=5)` and whole matches
+       of two hands are played.
+    3. Of a longer match whose turns carry the state of one hand, it plays each hand by the equilibrium of a single
+       hand, and logs so. That is an equilibrium of the match where hands add up (`payoff=chips`); where only the sign
+       of the total counts it need not be one.
 
-    Of a match it plays each hand by the equilibrium of a single hand, and logs so. That is an equilibrium of the
-    match where hands add up (`payoff=chips`); where only the sign of the total counts it need not be one.
+    Any other game is a `ValueError` that says why.
     """
 
     name = "cfr"
@@ -130,18 +137,68 @@ class CFRPlayer(PolicyPlayer):
 
     def action_probabilities(self, turn: Turn) -> dict[str, float]:
         """Equilibrium probability of each legal action."""
-        attached = turn.state
-        if not isinstance(attached, SolverState):
-            raise ValueError(f"{self.name} cannot play {turn.game}: no OpenSpiel game has its rules and payoffs")
-        if attached.part is not None and turn.game not in self._announced:
-            self._announced.add(turn.game)
-            logger.warning("%s plays each %s of %s by the equilibrium of one", self.name, attached.part, turn.game)
+        attached = turn.state if isinstance(turn.state, SolverState) else None
         try:
+            if turn.legal_actions is None:
+                raise ValueError("its actions are free text")
+            if attached is None:
+                return dict(solve_table(turn.game)[_table_key(turn)])
+            if attached.part is not None:
+                try:
+                    return dict(solve_table(turn.game)[_table_key(turn)])
+                except ValueError:
+                    self._announce(turn.game, attached.part)
             policy, _ = solve(str(attached.state.get_game()))
         except ValueError as error:
             raise ValueError(f"{self.name} cannot play {turn.game}: {error}") from None
         probabilities = policy.action_probabilities(attached.state)
         return {action: float(probabilities[number]) for action, number in attached.actions.items()}
+
+    def _announce(self, game: str, part: str) -> None:
+        if game not in self._announced:
+            self._announced.add(game)
+            logger.warning("%s plays each %s of %s by the equilibrium of one", self.name, part, game)
+
+
+def _table_key(turn: Turn) -> tuple:
+    """What a seat knows at `turn`, and who it is."""
+    if turn.infoset is not None:
+        return turn.player, turn.infoset
+    return turn.player, tuple((message["role"], message["content"]) for message in turn.messages), turn.legal_actions
+
+
+@lru_cache(maxsize=32)
+def _solve_table(game: str) -> Mapping[tuple, Mapping[str, float]] | str:
+    """[`solve_table`], or why it cannot: a reason is remembered as well as a solution."""
+    table = tabulate(game)
+    if table is None:
+        return (
+            "no OpenSpiel game has its rules and payoffs, and it has no table to solve (too large, free text, or "
+            "several seats asked at once)"
+        )
+    try:
+        policy = sequence_form.solve(table)
+    except ValueError as error:
+        return str(error).rstrip(".")
+    columns = {action: column for column, action in enumerate(table.actions)}
+    return {
+        _table_key(turn): {action: float(policy[u, columns[action]]) for action in turn.legal_actions or ()}
+        for u, turn in enumerate(table.turns)
+    }
+
+
+def solve_table(game: str) -> Mapping[tuple, Mapping[str, float]]:
+    """An equilibrium of the table of a game: the probability of each legal action, by seat and information set.
+
+    Its exploitability is at most 1e-4 of the range of the returns.
+
+    Raises:
+        `ValueError`: If the game has no table, a seat lacks perfect recall, or it is no two-player zero-sum game.
+    """
+    solution = _solve_table(game)
+    if isinstance(solution, str):
+        raise ValueError(solution)
+    return solution
 
 
 _MAX_HISTORIES = 100_000
@@ -169,6 +226,12 @@ def solve(game: str) -> tuple[pyspiel.Policy, float]:
         or kind.chance_mode == pyspiel.GameType.ChanceMode.SAMPLED_STOCHASTIC
     ):
         raise ValueError(f"{game} is not a sequential two-player zero-sum game with explicit chance")
+    if (
+        kind.information == pyspiel.GameType.Information.PERFECT_INFORMATION
+        and kind.chance_mode == pyspiel.GameType.ChanceMode.DETERMINISTIC
+    ):
+        # CFR learns nothing where it does not go: at a position it would play by how the game came there
+        raise ValueError(f"{game} is a game of perfect information without chance; use minimax or mcts")
     histories = _count_histories(loaded)
     if histories > _MAX_HISTORIES:
         raise ValueError(f"{game} has more than {_MAX_HISTORIES:,} histories")

@@ -14,7 +14,7 @@ import torch
 from accelerate.utils import gather_object
 from trl.trainer.utils import pad
 
-from ..records import EpisodeBatch, Outcomes
+from ..records import EpisodeBatch, Outcomes, Reply
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,11 @@ class LearnerTurns:
 
 
 def learner_turns(batch: EpisodeBatch) -> LearnerTurns:
-    """The turns whose replies carry token ids: those of the model in training."""
+    """The turns of the learner's seats that were answered by a model. Opponents may be models too: it is the seat that
+    says whose turn it was."""
     replies = [step.reply for step in batch.samples]
-    mine = np.array([reply.completion_ids is not None for reply in replies], dtype=bool)
-    keep = mine[batch.turn_sample] if len(replies) else np.zeros(0, dtype=bool)
+    tokens = np.array([reply.completion_ids is not None for reply in replies], dtype=bool)
+    keep = tokens[batch.turn_sample] & batch.outcomes.learner[batch.turn_episode, batch.turn_player]
     return LearnerTurns(
         sample=batch.turn_sample[keep],
         episode=batch.turn_episode[keep],
@@ -77,7 +78,7 @@ def training_rows(
     mask_truncated: bool,
     device: torch.device,
 ) -> dict[str, torch.Tensor]:
-    """One row per turn, then copies of the first row with nothing to train on, up to `num_rows`.
+    """One row per turn, then rows with nothing to train on, up to `num_rows`: copies of the first.
 
     Args:
         batch ([`~spiral_trl.records.EpisodeBatch`]): The games.
@@ -95,6 +96,8 @@ def training_rows(
     """
     used, row = np.unique(turns.sample, return_inverse=True)
     replies = [batch.samples[sample].reply for sample in used]
+    if not replies:  # against opponents a process may have games in which the learner was never asked
+        replies = [Reply("", prompt_ids=(pad_token_id,), completion_ids=(pad_token_id,), logprobs=(0.0,))]
     multiple = pad_to_multiple_of
 
     def padded(values: list, side: str, fill: int) -> torch.Tensor:
@@ -141,15 +144,17 @@ def gather_outcomes(outcomes: Outcomes, order: np.ndarray, games: Sequence[str])
     width = max(part.returns.shape[1] for _, part in parts)
     all_order = np.concatenate([part_order for part_order, _ in parts])
     sort = np.argsort(all_order)
-    returns = [
-        np.pad(part.returns, ((0, 0), (0, width - part.returns.shape[1])), constant_values=np.nan) for _, part in parts
-    ]
+
+    def padded(values: np.ndarray, fill: float | bool) -> np.ndarray:
+        return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=fill)
+
     game = [np.array([index[name] for name in part.games], dtype=np.int64)[part.game] for _, part in parts]
     gathered = Outcomes(
         games=tuple(index),
         roles=tuple(names[name] for name in index),
         game=np.concatenate(game)[sort],
-        returns=np.concatenate(returns)[sort],
+        returns=np.concatenate([padded(part.returns, np.nan) for _, part in parts])[sort],
         endings=np.concatenate([part.endings for _, part in parts])[sort],
+        learner=np.concatenate([padded(part.learner, False) for _, part in parts])[sort],
     )
     return gathered, np.searchsorted(all_order[sort], order)

@@ -16,6 +16,7 @@ from ..evaluation.exploitability import (
     exploitability,
     exploitability_lower_bound,
 )
+from ..evaluation.policy import TooManyRepliesError
 from ..games.kuhn_equilibrium import equilibrium_ranges
 from ..games.registry import parse_name
 from ..games.sequence_form import solvable_table
@@ -62,7 +63,10 @@ def measure(player: LanguageModelPlayer, game: str, samples: int | None, seed: i
     table = solvable_table(game)
     if table is None:
         return Measured(exploitability_lower_bound(player, game, seed=seed + _REPORT), {})
-    policy = estimate_policy(player, table, samples, seed + _REPORT)
+    try:
+        policy = estimate_policy(player, table, samples, seed + _REPORT)
+    except TooManyRepliesError:
+        return Measured(exploitability_lower_bound(player, game, seed=seed + _REPORT), {})
     strategy: dict[str, dict[str, float]] = {}
     if len(table.turns) <= _MAX_STRATEGY_TURNS:
         for u, turn in enumerate(table.turns):

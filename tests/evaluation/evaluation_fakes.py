@@ -151,7 +151,7 @@ class Always:
     def _answer(self, turn):
         if isinstance(self.text, str):
             return self.text
-        return next(reply for action, reply in self.text.items() if action in turn.legal_actions)
+        return next((reply for action, reply in self.text.items() if action in turn.legal_actions), "")
 
     def reply(self, turns):
         return [Reply(text=self._answer(turn)) for turn in turns]

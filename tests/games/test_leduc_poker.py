@@ -72,7 +72,7 @@ def test_prompts_tell_own_card_public_card_moves_and_chips():
             in situation
         )
         assert turn.role == f"player {player}" and f"You are player {player} in" in text
-        told = [word for word in re.findall(r"player \d (checked|called|raised)", situation)]
+        told = re.findall(r"player \d (checked|called|raised)", situation)
         moves = re.findall(r"\[Round[12]: ([\d ]*)\]", known)
         assert [spiel_action(word.removesuffix("ed").replace("rais", "raise")) for word in told] == [
             int(move) for moves_of_round in moves for move in moves_of_round.split()

@@ -140,6 +140,24 @@ def test_the_number_of_nodes_is_bounded(register_game):
     assert tabulate("wide", max_nodes=30) is None
 
 
+def test_a_tree_that_is_wide_near_its_root_is_refused_without_playing_its_long_lines(register_game):
+    """Depth first, the 5,000 nodes that are too many would be replayed in lines of hundreds of turns."""
+    line = ("end", (1, -1))
+    for _ in range(300):
+        line = ("turn", 0, {"a": line, "b": line})
+    steps = 0
+
+    class Counting(TreeGame):
+        def step(self, actions):
+            nonlocal steps
+            steps += 1
+            super().step(actions)
+
+    register_game("long_lines", lambda: Counting("long_lines", ("chance", [(1 / 30, line)] * 30)))
+    assert tabulate("long_lines", max_nodes=5_000) is None
+    assert 0 < steps < 5_000 * 8
+
+
 def test_a_table_is_remembered_and_made_of_fresh_games():
     assert tabulate("kuhn_poker") is tabulate("kuhn_poker")
     table = tabulate("kuhn_poker()")

@@ -6,7 +6,10 @@ import pyspiel
 import pytest
 from open_spiel.python import policy as spiel_policy
 from open_spiel.python.algorithms import exploitability
+from toy_games import TreeGame
 
+from spiral_trl.evaluation.exploitability import exploitability as exploitability_on_table
+from spiral_trl.evaluation.policy import bot_policy
 from spiral_trl.games import make_game, tabulate
 from spiral_trl.games.chance import derive_seeds
 from spiral_trl.games.kuhn_equilibrium import equilibrium_ranges
@@ -89,7 +92,18 @@ def test_the_outcome_drawn_is_that_of_the_cumulative_distribution():
 
 
 @pytest.mark.parametrize("make", PLAYERS)
-@pytest.mark.parametrize("name", ["kuhn_poker", "kuhn_poker(rounds=3)", "kuhn_poker(observation=compact)"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "kuhn_poker",
+        "kuhn_poker(rounds=2)",
+        "kuhn_poker(rounds=3)",
+        "kuhn_poker(observation=compact)",
+        "kuhn_poker(rules=spiral,cards=5)",
+        "leduc_poker",
+        "liars_dice(dice_sides=3)",
+    ],
+)
 def test_every_reply_is_legal_to_the_end(make, name):
     for seed in range(20):
         game, player = make_game(name), make()
@@ -146,7 +160,7 @@ def test_cfr_does_not_mind_a_seat_bonus():
 def test_cfr_plays_each_hand_of_a_match_from_the_seat_that_opens_it_and_says_so(caplog):
     hand = {turn.infoset: turn for turn in tabulate("kuhn_poker").turns}
     player = CFRPlayer()
-    game = make_game("kuhn_poker(rounds=2)")
+    game = make_game("kuhn_poker(rounds=3)")
     game.reset(0)
     game.step({0: "bet"})
     game.step({1: "fold"})
@@ -156,18 +170,103 @@ def test_cfr_plays_each_hand_of_a_match_from_the_seat_that_opens_it_and_says_so(
     with caplog.at_level(logging.WARNING):
         assert player.action_probabilities(turn) == player.action_probabilities(hand[f"0|{card}|"])
         player.action_probabilities(turn)
-    assert caplog.messages == ["cfr plays each hand of kuhn_poker(rounds=2) by the equilibrium of one"]
+    assert caplog.messages == ["cfr plays each hand of kuhn_poker(rounds=3) by the equilibrium of one"]
 
 
 @pytest.mark.parametrize(
-    "name", ["kuhn_poker(rules=spiral)", "kuhn_poker(payoff=sign)", "kuhn_poker(rounds=5,rules=spiral)"]
+    ("name", "value"),
+    [
+        ("kuhn_poker(rules=spiral)", 0),
+        ("kuhn_poker(payoff=sign)", None),
+        ("kuhn_poker(cards=5)", -1 / 15),
+        ("kuhn_poker(cards=5,rules=spiral)", 0),
+        ("kuhn_poker(rounds=2)", None),
+        ("kuhn_poker(rounds=2,payoff=chips)", 0),
+        ("kuhn_poker(rounds=2,rules=spiral)", 0),
+        ("leduc_poker(payoff=sign)", None),
+    ],
 )
-def test_cfr_refuses_games_that_openspiel_does_not_play(name):
+def test_cfr_solves_the_table_of_a_game_that_openspiel_does_not_have(name, value, caplog):
+    table = tabulate(name)
+    measured = exploitability_on_table(table, bot_policy(CFRPlayer(), table))
+    assert measured.exploitability < 1e-3
+    if value is not None:
+        assert measured.value[0] == pytest.approx(value, abs=1e-3)
+    assert caplog.messages == []
+
+
+def test_a_whole_match_is_solved_where_it_has_a_table():
+    """The equilibrium of a single hand is none of a match of two that only its sign counts."""
+    table = tabulate("kuhn_poker(rounds=2)")
+    hand = {turn.infoset: turn for turn in tabulate("kuhn_poker").turns}
+    player = CFRPlayer()
+
+    class HandByHand(PolicyPlayer):
+        name = "hand by hand"
+
+        def action_probabilities(self, turn):
+            *before, now = turn.infoset.partition("|")[2].split(" / ")
+            return player.action_probabilities(hand[f"{(turn.player + len(before)) % 2}|{now}"])
+
+    whole, single = (exploitability_on_table(table, bot_policy(p, table)) for p in (player, HandByHand()))
+    assert whole.exploitability < 1e-3 < 0.05 < single.exploitability
+
+
+@pytest.mark.parametrize(
+    ("name", "distance"),
+    [("kuhn_poker", 1e-3), ("leduc_poker", 0.02), ("liars_dice(dice_sides=3)", 1e-3)],
+)
+def test_cfr_is_unexploitable_through_text_by_openspiels_own_measure(name, distance):
+    """The probabilities of what it replies, as the game parses it, put into OpenSpiel's game."""
+    table, player = tabulate(name), CFRPlayer()
+    policy = {}
+    for turn, game in zip(table.turns, table.games, strict=True):
+        words = player.action_probabilities(turn)
+        parsed = {game.parse(turn.player, f"[{word}]").action: p for word, p in words.items()}
+        assert tuple(parsed) == turn.legal_actions
+        state = turn.state.state
+        policy[state.information_state_string()] = [(turn.state.actions[word], p) for word, p in parsed.items()]
+    spiel = table.turns[0].state.state.get_game()
+    assert pyspiel.exploitability(spiel, pyspiel.TabularPolicy(policy)) < distance
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("kuhn_poker(rounds=5,rules=spiral)", r"no OpenSpiel game has its rules and payoffs, and it has no table to"),
+        ("kuhn_poker(rounds=3,cards=5)", r"no OpenSpiel game has its rules and payoffs, and it has no table to"),
+        ("kuhn_poker(rounds=2,cards=5,observation=latest)", "it has no table|lacks perfect recall"),
+        ("kuhn_poker(rounds=2,rules=spiral,observation=latest)", "lacks perfect recall"),
+        ("liars_dice", "more than 100,000 histories"),
+    ],
+)
+def test_cfr_says_why_it_refuses_a_game(name, reason):
     game = make_game(name)
     game.reset(0)
-    with pytest.raises(ValueError, match=r"cfr cannot play .*: no OpenSpiel game has its rules and payoffs") as error:
+    for _ in range(2):  # a remembered reason is the same
+        with pytest.raises(ValueError, match=f"cfr cannot play .*: .*{reason}") as error:
+            CFRPlayer().reply(game.turns())
+        assert game.name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_cfr_refuses_free_text():
+    with pytest.raises(ValueError, match="cfr cannot play some_game: its actions are free text"):
+        CFRPlayer().reply([turn_with(None, legal=None)])
+
+
+def test_cfr_refuses_tables_that_are_not_zero_sum(register_game):
+    tree = ("turn", 0, {"a": ("end", (1, 1)), "b": ("end", (0, 0))})
+    name = register_game("common_interest", lambda: TreeGame("common_interest", tree))
+    with pytest.raises(ValueError, match="cfr cannot play common_interest: .*no zero-sum game of two players"):
+        CFRPlayer().reply(tabulate(name).turns)
+
+
+def test_cfr_goes_hand_by_hand_where_the_prompt_leaves_out_the_past(caplog):
+    game = make_game("kuhn_poker(rounds=2,observation=latest)")
+    game.reset(0)
+    with caplog.at_level(logging.WARNING):
         CFRPlayer().reply(game.turns())
-    assert game.name in str(error.value) and "\n" not in str(error.value)
+    assert caplog.messages == [f"cfr plays each hand of {game.name} by the equilibrium of one"]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +275,8 @@ def test_cfr_refuses_games_that_openspiel_does_not_play(name):
         ("kuhn_poker(players=3)", "not a sequential two-player zero-sum game"),
         ("matching_pennies_3p", "not a sequential two-player zero-sum game"),
         ("matrix_rps", "not a sequential two-player zero-sum game"),
-        ("tic_tac_toe", "more than 100,000 histories"),
+        ("tic_tac_toe", "a game of perfect information without chance; use minimax or mcts"),
+        ("phantom_ttt", "more than 100,000 histories"),
     ],
 )
 def test_cfr_refuses_games_it_cannot_solve(name, reason):

@@ -50,6 +50,7 @@ def test_a_game_without_a_table_has_a_lower_bound_and_no_strategy(make_trainer, 
         ("kuhn_poker(seat_bonus=1)", True),
         ("kuhn_poker(rounds=2)", False),
         ("kuhn_poker(rules=spiral)", False),
+        ("kuhn_poker(cards=5)", False),
         ("kuhn_poker(payoff=sign)", False),
     ],
 )

@@ -411,9 +411,13 @@ def test_several_games_are_evaluated_each_and_on_average(make_trainer):
     assert not any("random" in name for name in metrics)
 
 
-def test_opponents_meet_only_games_they_can_play(make_trainer):
+def test_opponents_meet_only_games_they_can_play(make_trainer, small_qwen):
     metrics = make_trainer(
-        games="kuhn_poker(rules=spiral,observation=compact)", eval_opponents=["random", "cfr"]
+        model=str(small_qwen),
+        games="kuhn_poker(rounds=3,rules=spiral)",
+        eval_opponents=["random", "cfr"],
+        eval_games=2,
+        max_completion_length=2,
     ).evaluate()
     assert any("/random/" in name for name in metrics) and not any("/cfr/" in name for name in metrics)
 

@@ -1,0 +1,76 @@
+"""`spiral-trl experts` as it is called: the set, its card, what it prints, and how bad input ends."""
+
+import json
+
+import pytest
+from huggingface_hub import DatasetCard
+
+from spiral_trl.commands.main import main
+from spiral_trl.errors import PlayError
+from spiral_trl.experts.collect import load_decisions
+
+
+def called(capsys, *argv):
+    """Exit code, stdout and stderr."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["experts", *map(str, argv)])
+    return ended.value.code, *capsys.readouterr()
+
+
+def test_a_set_and_its_card(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "set"
+    argv = ["kuhn_poker", "--decisions", 500, "--rationale", "--output", folder, "--json", tmp_path / "told.json"]
+    monkeypatch.setattr("sys.argv", ["spiral-trl", "experts", *map(str, argv), "--token", "hf_aBcDeFgHiJkLmNoPqRs"])
+    code, printed, progress = called(capsys, *argv)
+    assert code == 0 and "500 decisions in" in printed and "cfr" in printed
+    assert "500 of 500 decisions" in progress
+    assert len(load_decisions(folder)) == 500
+    assert json.loads((tmp_path / "told.json").read_text())["finished"] is True
+
+    card = DatasetCard.load(folder / "README.md")
+    assert card.data.configs[0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
+    assert card.data.size_categories == "n<1K" and "kuhn_poker" in card.data.tags
+    assert "500 decisions of cfr" in card.text and "spiral_trl" in card.text
+    assert "--decisions 500" in card.text
+    assert str(tmp_path) not in card.text and "hf_aBc" not in card.text
+
+
+def test_a_set_of_winners_says_so(tmp_path, capsys):
+    argv = ["kuhn_poker", "--decisions", 50, "--keep", "winners", "--opponent", "random", "--output", tmp_path / "set"]
+    assert called(capsys, *argv)[0] == 0
+    text = DatasetCard.load(tmp_path / "set" / "README.md").text
+    assert "only the winner's" in text and "played by random" in text and "a fold never wins" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["kuhn_pokr"], ["unknown game 'kuhn_pokr'", "did you mean 'kuhn_poker'"]),
+        (["kuhn_poker", "--expert", "cfrr"], ["unknown player 'cfrr'"]),
+        (["kuhn_poker", "--keep", "losers"], ["invalid choice: 'losers'"]),
+        (["kuhn_poker", "--think"], ["think needs rationale"]),
+        (["kuhn_poker", "--decisions", "0"], ["decisions is 0"]),
+        (["kuhn_poker", "--expert", "random", "--rationale"], ["random gives no reasons"]),
+    ],
+)
+def test_bad_input_ends_in_one_line(argv, parts, tmp_path, capsys):
+    code, _, error = called(capsys, *argv, "--output", tmp_path / "set")
+    assert code == 2 and len(error.splitlines()) == 1 and all(part in error for part in parts), error
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_folder_that_is_taken(tmp_path, capsys):
+    argv = ["kuhn_poker", "--decisions", 20, "--output", tmp_path / "set"]
+    assert called(capsys, *argv)[0] == 0
+    code, _, error = called(capsys, *argv)
+    assert code == 2 and "holds this set already" in error
+
+
+def test_a_failure_midway_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def fail(*args, **kwargs):
+        raise PlayError("the endpoint does not answer")
+
+    monkeypatch.setattr("spiral_trl.experts.collect.play", fail)
+    code, _, error = called(capsys, "kuhn_poker", "--decisions", 20, "--output", tmp_path / "set")
+    assert code == 1 and "the same command goes on from there" in error and "Traceback" not in error
