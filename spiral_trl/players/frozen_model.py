@@ -111,7 +111,7 @@ def check_model(path: str) -> None:
         hint = f"; did you mean {Path(path) / inside[-1]}?" if inside else ""
         raise ValueError(f"{path} holds no model: there is no config.json and no adapter_config.json{hint}")
     if not any(name.endswith(_WEIGHTS) for name in names):
-        raise ValueError(f"{path} holds no weights: there is no file that ends in {' or '.join(_WEIGHTS)}")
+        raise ValueError(f"{path} holds no weights: there is no model.safetensors, nor another file of weights")
     if not adapter and not any(name.startswith(("tokenizer", "vocab")) for name in names):
         raise ValueError(f"{path} holds no tokenizer; save it there with tokenizer.save_pretrained")
 

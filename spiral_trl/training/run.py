@@ -194,7 +194,8 @@ def _check(
         check_embedded_games(games)
         check_sizes(run.embedded_hidden_size, run.embedded_layers)
     else:
-        check_model_folder(model_args.model_name_or_path)
+        with usage_errors(f"model_name_or_path={model_args.model_name_or_path!r}"):
+            check_model_folder(model_args.model_name_or_path)
         _check_tokenizer(args, model_args)
     plain = _plain_config(run, args) if run.compare_plain else None
     return games, resume, plain

@@ -175,16 +175,16 @@ def test_a_cut_reply_says_so(serve):
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
-def test_a_server_that_asks_for_a_pause_gets_it(serve, form, monkeypatch):
-    header = "60" if form == "seconds" else formatdate(time.time() + 60, usegmt=True)
-    pauses = []
-    monkeypatch.setattr(threading.Event, "wait", lambda self, timeout=None: pauses.append(timeout) and False)
+def test_a_server_that_asks_for_a_pause_gets_it(serve, form, caplog):
+    header = "1" if form == "seconds" else formatdate(time.time() + 2, usegmt=True)
     failures = [(429, {"error": {"message": "slow down"}}, {"Retry-After": header}), completion("[a]")]
-    server = serve(lambda number, body: failures[number])
-    player = player_at(server.url)
-    assert player.reply([turn()])[0].text == "[a]"
-    (pause,) = [pause for pause in pauses if pause is not None]
-    assert pause == 60 if form == "seconds" else 40 < pause <= 60
+    player = player_at(serve(lambda number, body: failures[number]).url)
+    started = time.monotonic()
+    with caplog.at_level(logging.INFO):
+        assert player.reply([turn()])[0].text == "[a]"
+    paused = time.monotonic() - started
+    assert 1.0 <= paused if form == "seconds" else 0.5 < paused  # a date has whole seconds
+    assert "slow down" in caplog.text
     assert player.calls == 2
 
 
