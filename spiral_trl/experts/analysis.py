@@ -29,7 +29,7 @@ from ..records import Turn
 # Probability with which the other seats are taken to play any action: it gives beliefs to information sets that the
 # equilibrium never reaches, and moves values elsewhere by no more than it.
 TREMBLE = 1e-6
-MAX_LINE = 4
+MAX_LINE = 6
 
 
 @dataclass(frozen=True)

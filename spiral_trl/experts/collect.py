@@ -69,8 +69,8 @@ class ExpertSettings:
         illegal (`str`, *optional*, defaults to `"forfeit"`): See [`~spiral_trl.rollout.IllegalMoves`]. Illegal replies
             are never kept.
         max_turns (`int`, *optional*, defaults to `50`): Turns after which a game is truncated, and dropped.
-        games_per_round (`int`, *optional*): Games played at once and written as one file. By default 8,192 where a
-            solver plays a small game, else 256.
+        games_per_round (`int`, *optional*): Games played at once and written as one file. By default at most 8,192 where
+            a solver plays a small game, else at most 256.
     """
 
     games: tuple[str, ...]
@@ -384,8 +384,8 @@ def _rounds(settings: ExpertSettings, state: Progress, seats: Seats) -> Iterator
         while (rows := state.rows.get(game, 0)) < quota:
             began = time.perf_counter()
             first = state.played.get(game, 0)
-            size = _round_size(settings, game, expert)
-            if rows and settings.games_per_round is None and isinstance(expert, ExpertPlayer):
+            size = _round_size(settings, game, expert, quota)
+            if rows and settings.games_per_round is None:
                 # As many games as the rest needs, by what games have given so far, and a few more
                 size = min(size, 8 + int(1.1 * (quota - rows) * first / rows))
             episodes = np.arange(first, first + size)
@@ -414,10 +414,13 @@ def _endings(state: Progress) -> str:
     return "games ended " + ", ".join(f"{name} {count:,}" for name, count in sorted(state.endings.items()))
 
 
-def _round_size(settings: ExpertSettings, game: str, expert: Player) -> int:
+def _round_size(settings: ExpertSettings, game: str, expert: Player, quota: int) -> int:
     if settings.games_per_round is not None:
         return settings.games_per_round
-    return _TABLE_GAMES if isinstance(expert, ExpertPlayer) and tabulate(game) is not None else _TEXT_GAMES
+    if isinstance(expert, ExpertPlayer) and tabulate(game) is not None:
+        return _TABLE_GAMES
+    # Games may be long, and search slow: a small set needs few of them
+    return min(_TEXT_GAMES, 8 + quota // 8)
 
 
 def _play(

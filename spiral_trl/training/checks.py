@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..games.registry import canonical_name, parse_name
+from ..games.registry import canonical_name, make_game
 from ..players.frozen_model import check_model
 from ..players.registry import check_player
 from .checkpoint import REFERENCE_NAME, checkpoints, last_whole_checkpoint, read_state
 from .config import SelfPlayConfig
+from .tiny import reply_length
 
 
 def check_games(games: str | Sequence[str]) -> list[str]:
@@ -42,14 +43,14 @@ def can_play(opponent: str, game: str) -> bool:
     return True
 
 
-def check_embedded_games(games: Sequence[str]) -> None:
-    """Refuses games that the embedded model has no words for."""
+def check_embedded_games(games: Sequence[str], max_completion_length: int, reasoning: bool) -> None:
+    """Refuses games that the embedded model has no words for, and replies too short to hold a legal action."""
     for game in games:
-        name, values = parse_name(game)
-        if name != "kuhn_poker" or values["observation"] != "compact" or values["cards"] != 3:
+        needed = reply_length(game, reasoning)
+        if max_completion_length < needed:
             raise ValueError(
-                f"The embedded model reads only the compact observation of three cards: play "
-                f"kuhn_poker(observation=compact), not {game}, or choose another model."
+                f"max_completion_length is {max_completion_length}, but a legal reply of the embedded model in {game} "
+                f"has up to {needed} tokens, the end included."
             )
 
 

@@ -120,3 +120,21 @@ def test_games_that_no_solver_has_the_rules_of_are_refused(known):
     game.reset(0)
     with pytest.raises(ValueError, match="no solver has the rules"):
         EquilibriumAnalyst(known).analyse(game.turns()[0], "check")
+
+
+def test_leduc_poker_with_its_public_card():
+    turn = next(
+        turn for turn in tabulate("leduc_poker").turns if turn.infoset == "0|K|raise call|K|"
+    )  # a pair of kings, which wins every showdown
+    analyst = EquilibriumAnalyst(CFRPlayer())
+    analysis = played(analyst, "", turn)
+    # 3 chips each are in the pot, so at least as much is won
+    assert min(analysis.values) >= 3.0 - 1e-6 and len(analysis.line) >= 1
+    # A call ends the first round: the public card comes next
+    calls = [
+        analyst.analyse(turn, "call")
+        for turn in tabulate("leduc_poker").turns
+        if turn.infoset.count("|") == 2 and CFRPlayer().action_probabilities(turn).get("call", 0) > 0.1
+    ]
+    assert len(calls) > 3
+    assert all(analysis.line[0] == Move("chance", "") and len(analysis.line) > 1 for analysis in calls)
