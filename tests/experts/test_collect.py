@@ -342,8 +342,8 @@ def test_players_are_checked_before_anything_is_played():
 
     with refused(match="unknown player 'cfrr'"):
         seat_players(ExpertSettings(("kuhn_poker",), expert="cfrr"))
-    with refused(match="cfr cannot play"):
-        seat_players(ExpertSettings(("kuhn_poker(rules=spiral)",), expert="cfr"))
+    with refused(match="cfr cannot play simple_negotiation"):
+        seat_players(ExpertSettings(("simple_negotiation",), expert="cfr"))
     with refused(match="unknown player 'rondom'"):
         seat_players(ExpertSettings(("kuhn_poker",), opponent="rondom"))
     with refused(match="random gives no reasons"):
@@ -356,8 +356,8 @@ def test_players_are_checked_before_anything_is_played():
 def test_the_solver_of_a_game():
     assert resolve("solver", "kuhn_poker") == "cfr"
     assert resolve("random", "kuhn_poker") == "random"
-    with pytest.raises(ValueError, match=r"no solver plays kuhn_poker\(rules=spiral\): cfr cannot play"):
-        resolve("solver", "kuhn_poker(rules=spiral)")
+    with pytest.raises(ValueError, match=r"no solver plays simple_negotiation: cfr cannot play"):
+        resolve("solver", "simple_negotiation")
 
 
 def test_progress_counts_all_games():
