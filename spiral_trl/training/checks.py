@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..games.registry import canonical_name, make_game
-from ..players.registry import make_player
+from ..players.frozen_model import check_model
+from ..players.registry import check_player
 from .checkpoint import REFERENCE_NAME, checkpoints, last_whole_checkpoint, read_state
 from .config import SelfPlayConfig
 from .tiny import reply_length
@@ -29,14 +30,8 @@ def check_games(games: str | Sequence[str]) -> list[str]:
 
 
 def check_opponent(opponent: str, game: str) -> None:
-    """Asks a player for a first turn.
-
-    Raises:
-        `ValueError`: If there is no such player, or it cannot play the game.
-    """
-    player, started = make_player(opponent), make_game(game)
-    started.reset(0)
-    player.reply(list(started.turns())[:1])
+    """Refuses a player that cannot play a game; see [`~spiral_trl.players.registry.check_player`]."""
+    check_player(opponent, game)
 
 
 def can_play(opponent: str, game: str) -> bool:
@@ -69,12 +64,8 @@ def check_reference(args: SelfPlayConfig, peft: bool) -> None:
 
 
 def check_model_folder(model: str) -> None:
-    """Refuses a path that does not exist, before anything looks for it on the Hub."""
-    looks_like_path = (
-        model.startswith((".", "/", "~")) or model.count("/") > 1 or os.sep in model.rstrip("/").split("/", 1)[-1]
-    )
-    if looks_like_path and not os.path.isdir(model):
-        raise ValueError(f"The model folder {model} does not exist.")
+    """Refuses a path that holds no model, before anything looks for it on the Hub."""
+    check_model(model)
 
 
 def check_engine(args: SelfPlayConfig) -> None:

@@ -26,7 +26,7 @@ from ..games.chance import derive_seeds
 from ..games.registry import make_game
 from ..hub.redact import redact
 from ..players.language_model import check_chat_template
-from ..players.registry import make_player
+from ..players.registry import check_player
 from ..records import Episode, episodes_to_dataset
 from ..rollout import play
 from ..version import __version__
@@ -176,7 +176,7 @@ def _check(
         raise ValueError(f"dataset_name={run.dataset_name!r}: self-play takes no dataset; set games and max_steps.")
     games = check_games(run.games)
     for opponent in args.eval_opponents:
-        make_player(opponent)
+        check_player(opponent)
     for opponent in run.report_opponents:
         check_opponent(opponent, games[0])
     for name in ("report_pairs", "replays", "warm_start_steps"):
@@ -194,7 +194,8 @@ def _check(
         check_embedded_games(games, args.max_completion_length, run.embedded_reasoning)
         check_sizes(run.embedded_hidden_size, run.embedded_layers)
     else:
-        check_model_folder(model_args.model_name_or_path)
+        with usage_errors(f"model_name_or_path={model_args.model_name_or_path!r}"):
+            check_model_folder(model_args.model_name_or_path)
         _check_tokenizer(args, model_args)
     plain = _plain_config(run, args) if run.compare_plain else None
     return games, resume, plain
