@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..games.registry import canonical_name, make_game
+from ..games.registry import canonical_name
 from ..players.frozen_model import check_model
 from ..players.registry import check_player
 from .checkpoint import REFERENCE_NAME, checkpoints, last_whole_checkpoint, read_state
