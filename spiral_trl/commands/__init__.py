@@ -7,4 +7,7 @@ Modules are imported when their command is called, or its help is asked for, so 
 COMMANDS = {
     "games": "list the games, or show one: its rules as a player reads them",
     "experts": "collect decisions of solvers, or of winners of a model's self-play, as a dataset for SFT",
+    "play": "play a game at the terminal, or let players play and print what they did",
+    "evaluate": "measure one player: results by seat, illegal replies, exploitability",
+    "arena": "a round robin of players: pay-offs, ratings, a picture",
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from zlib import crc32
 
 import numpy as np
@@ -18,8 +18,8 @@ from ..errors import PlayerError, PlayError
 from ..games.chance import derive_seeds
 from ..games.registry import canonical_name, make_game
 from ..players.base import Player
-from ..records import ENDINGS, Ending, EpisodeBatch
-from ..rollout import MAX_TURNS, play
+from ..records import ENDINGS, Ending, EpisodeBatch, Turn
+from ..rollout import MAX_TURNS, Match, play_matches
 from ..stats import Interval, mean_interval, wilson_interval
 from .standings import MatchGames, Table, make_table, score_interval
 
@@ -132,16 +132,18 @@ def play_match(
 
     Raises:
         `ValueError`: If the game is unknown or not for two players, or `pairs` is less than 1.
+        [`~spiral_trl.errors.PlayError`]: If a player or the game fails midway.
     """
     name = canonical_name(game)
-    _check_match(name, pairs)
+    check_match(name, pairs)
     games, error = _play_pairs(name, (player, opponent), (0, 1), pairs, seed, illegal, max_turns, block=pairs)
     if error is not None:
         raise error
-    return _match_result(games, player.name, opponent.name, seed)
+    return match_result(games, (player.name, opponent.name), seed)
 
 
-def _check_match(name: str, pairs: int) -> None:
+def check_match(name: str, pairs: int) -> None:
+    """Refuses games that are not for two players, and fewer deals than one."""
     seats = make_game(name).num_players
     if seats != 2:
         raise ValueError(f"A match is between two players, but {name} has {seats} seats.")
@@ -158,33 +160,37 @@ def _play_pairs(
     illegal: str,
     max_turns: int,
     block: int,
-) -> tuple[MatchGames, PlayError | PlayerError | None]:
+) -> tuple[MatchGames, PlayError | None]:
     """Games of two players, `block` deals at a time, and what ended them early. A block that fails is dropped whole: the
     games that it did finish are its short ones."""
     player, opponent = players
     seeds = derive_seeds(seed, np.arange(pairs))
     returns, truncated = [np.empty((2, 0, 2))], [np.empty((2, 0), dtype=bool)]
     offences, replies = np.zeros((2, 2), dtype=np.int64), np.zeros((2, 2), dtype=np.int64)
-    error: PlayError | PlayerError | None = None
+    error: PlayError | None = None
+    seatings = [(player, opponent)] if player is opponent else [(player, opponent), (opponent, player)]
     for at in range(0, pairs, block):
         dealt = seeds[at : at + block]
         try:
-            batches = [play(name, [player, opponent], dealt, illegal=illegal, max_turns=max_turns)]
-            if player is not opponent:
-                batches.append(play(name, [opponent, player], dealt, illegal=illegal, max_turns=max_turns))
-        except (PlayError, PlayerError) as stopped:
+            batch = play_matches(
+                [Match(name, seating, dealt) for seating in seatings], illegal=illegal, max_turns=max_turns
+            )
+        except PlayError as stopped:
             error = stopped
             break
-        seats = [batches[0], batches[-1]]  # of itself, a player sees one and the same game from both
-        # (2, D, 2): seat of the player, deal, player or opponent
-        returns.append(np.stack([batch.outcomes.returns[:, [seat, 1 - seat]] for seat, batch in enumerate(seats)]))
-        cut = ENDINGS.index(Ending.TRUNCATED)
-        truncated.append(np.stack([batch.outcomes.endings == cut for batch in seats]))
-        for seat, batch in enumerate(seats):
+        size = len(dealt)
+        # (seatings, D, 2) by seat; of itself, a player sees one and the same game from both
+        by_seat = batch.outcomes.returns.reshape(len(seatings), size, 2)
+        cut = (batch.outcomes.endings == ENDINGS.index(Ending.TRUNCATED)).reshape(len(seatings), size)
+        returns.append(np.stack([by_seat[0], by_seat[-1][:, ::-1]]))
+        truncated.append(np.stack([cut[0], cut[-1]]))
+        no_action = np.array([step.reply.action is None for step in batch.samples], dtype=bool)[batch.turn_sample]
+        seating = batch.turn_episode // size
+        for seat in range(2):
             for who in range(2):
-                illegal_replies, asked = count_illegal(batch, seat if who == 0 else 1 - seat)
-                offences[seat, who] += illegal_replies
-                replies[seat, who] += asked
+                asked = (seating == seat % len(seatings)) & (batch.turn_player == (seat + who) % 2)
+                offences[seat, who] += no_action[asked].sum()
+                replies[seat, who] += asked.sum()
     games = MatchGames(
         game=name,
         player=indices[0],
@@ -197,7 +203,8 @@ def _play_pairs(
     return games, error
 
 
-def _match_result(games: MatchGames, player: str, opponent: str, seed: int) -> MatchResult:
+def match_result(games: MatchGames, names: Sequence[str], seed: int) -> MatchResult:
+    """The result of a match whose players are called `names`, by index."""
     pairs = games.pairs
     mine, theirs = games.returns[..., 0], games.returns[..., 1]  # (2, pairs)
     counted = ~games.truncated
@@ -221,8 +228,8 @@ def _match_result(games: MatchGames, player: str, opponent: str, seed: int) -> M
     assert win_share is not None
     return MatchResult(
         game=games.game,
-        player=player,
-        opponent=opponent,
+        player=names[games.player],
+        opponent=names[games.opponent],
         seed=seed,
         pairs=pairs,
         seats=seats,
@@ -338,7 +345,7 @@ def play_arena(
     if pairs < 2:
         raise ValueError(f"`pairs` has to be at least 2 deals, for an interval over them, not {pairs!r}.")
     for name in names:
-        _check_match(name, pairs)
+        check_match(name, pairs)
     if anchor is not None and anchor not in called:
         raise ValueError(f"The anchor {anchor!r} is none of the players: {', '.join(called)}.")
 
@@ -355,41 +362,11 @@ def play_arena(
         schedule += [(name, i, j) for i, j in combinations(able, 2)]
         schedule += [(name, i, i) for i in able if self_play]
 
-    played: list[MatchGames] = []
-    notes: list[str] = []
-    gone: set[int] = set()
-    for done, (name, i, j) in enumerate(schedule):
-        if gone & {i, j}:
-            continue
-        if progress is not None:
-            progress(done, len(schedule), f"{name}: {called[i]} against {called[j]}")
-        waited_for = {k for k in (i, j) if not players[k].speculative}
-        match_games, error = _play_pairs(
-            name,
-            (players[i], players[j]),
-            (i, j),
-            pairs,
-            _seed_of(name, seed),
-            illegal,
-            max_turns,
-            block=_BLOCK if waited_for else pairs,
-        )
-        if match_games.pairs:
-            played.append(match_games)
-        if error is not None:
-            kept = f"{match_games.pairs} of {pairs} pairs are kept"
-            notes.append(f"{name}: {called[i]} against {called[j]} stopped, {kept}: {error}")
-            # Who alone can have failed would only fail again
-            if len(waited_for) == 1 and isinstance(error.__cause__ or error, PlayerError):
-                gone |= waited_for
-                notes.append(f"{called[waited_for.pop()]} stopped answering and is not asked again")
-
+    played, notes = play_schedule(schedule, players, pairs, seed, illegal, max_turns, progress)
     matches = []
     for match_games in played:
         both = [match_games] if match_games.player == match_games.opponent else [match_games, match_games.swapped()]
-        for view in both:
-            opponent = called[view.opponent]
-            matches.append(_match_result(view, called[view.player], opponent, _seed_of(view.game, seed)))
+        matches += [match_result(view, called, match_seed(view.game, seed)) for view in both]
     anchor_index = 0 if anchor is None else called.index(anchor)
     tables = [
         make_table(
@@ -415,19 +392,76 @@ def play_arena(
     )
 
 
-def _seed_of(name: str, seed: int) -> int:
-    """Games are dealt independently of each other, whichever are played."""
-    return int(derive_seeds(seed, crc32(name.encode())))
+def play_schedule(
+    schedule: Sequence[tuple[str, int, int]],
+    players: Sequence[Player],
+    pairs: int,
+    seed: int,
+    illegal: str,
+    max_turns: int,
+    progress: Callable[[int, int, str], None] | None,
+) -> tuple[list[MatchGames], list[str]]:
+    """Plays matches one after the other, and goes on with the others where one fails.
+
+    Args:
+        schedule (`Sequence[tuple[str, int, int]]`): Canonical name of the game and indices of the players of each match.
+        players (`Sequence[Player]`): Players.
+        pairs, seed, illegal, max_turns, progress: See [`play_arena`].
+
+    Returns:
+        `tuple[list[MatchGames], list[str]]`: The games, and what failed. A match that failed is there with the blocks
+        of deals that were finished before, if any.
+    """
+    played: list[MatchGames] = []
+    notes: list[str] = []
+    gone: set[int] = set()
+    for done, (name, i, j) in enumerate(schedule):
+        if gone & {i, j}:
+            continue
+        one, two = players[i], players[j]
+        if progress is not None:
+            progress(done, len(schedule), f"{name}: {one.name} against {two.name}")
+        waited_for = {k for k in (i, j) if not players[k].speculative}
+        block = _BLOCK if waited_for else pairs
+        games, error = _play_pairs(name, (one, two), (i, j), pairs, match_seed(name, seed), illegal, max_turns, block)
+        if games.pairs:
+            played.append(games)
+        if error is not None:
+            kept = f"{games.pairs} of {pairs} pairs are kept"
+            notes.append(f"{name}: {one.name} against {two.name} stopped, {kept}: {error}")
+            # Who alone can have failed would only fail again
+            if len(waited_for) == 1 and isinstance(error.__cause__, PlayerError):
+                gone |= waited_for
+                notes.append(f"{players[waited_for.pop()].name} stopped answering and is not asked again")
+    return played, notes
+
+
+def match_seed(game: str, seed: int) -> int:
+    """The seed of all matches of a game: games are dealt independently of each other, whichever are played."""
+    return int(derive_seeds(seed, crc32(game.encode())))
+
+
+@runtime_checkable
+class TurnChecker(Protocol):
+    """A player that can tell without a reply whether it can play a game."""
+
+    def check(self, turn: Turn) -> None:
+        """Raises `ValueError` where it cannot play the turn's game."""
+        ...
 
 
 def cannot_play(player: Player, game: str) -> str | None:
-    """Why a player cannot play a game, or `None`. It is asked for a first turn, unless replies are paid or waited for."""
-    if not player.speculative:
-        return None
+    """Why a player cannot play a game, or `None`. It is shown a first turn, and asked for a reply where that costs
+    little."""
     started = make_game(game)
     started.reset(0)
+    first = list(started.turns())[:1]
     try:
-        player.reply(list(started.turns())[:1])
+        if isinstance(player, TurnChecker):
+            for turn in first:
+                player.check(turn)
+        elif player.speculative:
+            player.reply(first)
     except ValueError as error:
         return str(error)
     return None

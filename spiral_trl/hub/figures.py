@@ -206,7 +206,7 @@ def _compact(x: float) -> str:
     return f"{x:g}"
 
 
-def _short(label: str) -> str:
+def short(label: str) -> str:
     """A label that leaves room for what it labels."""
     line = " ".join(label.split())
     return line if len(line) <= 30 else f"{line[:29]}\N{HORIZONTAL ELLIPSIS}"
@@ -275,7 +275,7 @@ def _strategy(rows: Sequence[StrategyRow]) -> Figure:
         known = [(x, y) for x, y in points if x is not None]
         if known:
             axes.plot(*zip(*known, strict=True), linestyle="none", label=label, clip_on=False, zorder=5, **style)
-    axes.set_yticks(list(ys), [_short(f"{row.label}: {row.action}") for row in rows], color=COLORS["ink"])
+    axes.set_yticks(list(ys), [short(f"{row.label}: {row.action}") for row in rows], color=COLORS["ink"])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(-0.01, 1.01)
     axes.set_xlabel("probability of the action")
@@ -292,7 +292,7 @@ def _results(rows: Sequence[dict[str, Any]], key: str, unit: str | None) -> Figu
         if low is not None and high is not None:
             axes.plot([low, high], [y, y], color=COLORS["blue"], lw=3.2, alpha=0.55)
         axes.plot(value, y, marker="o", color=COLORS["blue"], mec=COLORS["surface"], ms=9)
-    axes.set_yticks(range(len(rows)), [_short(_matchup(row)) for row in rows], color=COLORS["ink"])
+    axes.set_yticks(range(len(rows)), [short(_matchup(row)) for row in rows], color=COLORS["ink"])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="y", visible=False)
@@ -319,9 +319,9 @@ def _seats(run: Summary) -> Figure:
     for i, role in enumerate(run.roles):
         xs, ys = run.curve("self_play", "return", role)
         color, dash = COLORS[colors[i % 4]], dashes[i % 4]
-        axes.plot(xs, ys, color=color, linestyle=dash, label=_short(role))
+        axes.plot(xs, ys, color=color, linestyle=dash, label=short(role))
         if values.get(role) is not None:
-            axes.axhline(values[role], color=color, lw=1, linestyle=(0, (1, 3)), label=_short(f"game value, {role}"))
+            axes.axhline(values[role], color=color, lw=1, linestyle=(0, (1, 3)), label=short(f"game value, {role}"))
     axes.axhline(0, color=COLORS["muted"], lw=0.8)
     axes.yaxis.set_major_locator(_locator(5))
     unit = (run.metrics.get("exploitability") or {}).get("unit")

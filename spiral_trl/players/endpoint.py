@@ -93,6 +93,15 @@ def _read_key(api_key_env: str) -> str | None:
     return key
 
 
+def endpoint_name(
+    model: str, max_tokens: int = 1024, temperature: float | None = None, top_p: float | None = None
+) -> str:
+    """How an endpoint is called in records and tables: by its model and what changes its replies, not by its URL."""
+    stated = {"max_tokens": None if max_tokens == 1024 else max_tokens, "temperature": temperature, "top_p": top_p}
+    others = "".join(f",{key}={value}" for key, value in stated.items() if value is not None)
+    return f"endpoint(model={model}{others})"
+
+
 class EndpointPlayer:
     """Asks an OpenAI-compatible chat endpoint, many turns at once.
 
@@ -151,15 +160,13 @@ class EndpointPlayer:
         self.max_calls = max_calls
         self.concurrency = concurrency
         self.backoff = backoff
+        self.name = endpoint_name(model, max_tokens, temperature, top_p)
         sampling = {"temperature": temperature, "top_p": top_p}
         self._request: dict[str, Any] = {
             "model": model,
             max_tokens_field: max_tokens,
             **{key: value for key, value in sampling.items() if value is not None},
         }
-        stated = {"max_tokens": None if max_tokens == 1024 else max_tokens, **sampling}
-        others = "".join(f",{key}={value}" for key, value in stated.items() if value is not None)
-        self.name = f"endpoint(model={model}{others})"
         self.calls = 0
         self.prompt_tokens = 0
         self.completion_tokens = 0

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..games.registry import canonical_name, make_game, parse_name
-from ..players.registry import make_player
+from ..games.registry import canonical_name
+from ..players.frozen_model import check_model
+from ..players.registry import canonical_player_name, check_player
 from .checkpoint import REFERENCE_NAME, checkpoints, last_whole_checkpoint, read_state
 from .config import SelfPlayConfig
 from .opponents import others
 from .schedule import deal_games
+from .tiny import reply_length
 
 
 def check_games(games: str | Sequence[str]) -> list[str]:
@@ -32,14 +34,8 @@ def check_games(games: str | Sequence[str]) -> list[str]:
 
 
 def check_opponent(opponent: str, game: str) -> None:
-    """Asks a player for a first turn.
-
-    Raises:
-        `ValueError`: If there is no such player, or it cannot play the game.
-    """
-    player, started = make_player(opponent), make_game(game)
-    started.reset(0)
-    player.reply(list(started.turns())[:1])
+    """Refuses a player that cannot play a game; see [`~spiral_trl.players.registry.check_player`]."""
+    check_player(opponent, game)
 
 
 def can_play(opponent: str, game: str) -> bool:
@@ -63,7 +59,7 @@ def check_opponents(args: SelfPlayConfig, games: Sequence[str]) -> None:
                 check_opponent(name, game)
             except ValueError as error:
                 raise ValueError(f"opponents: {error}") from None
-    labels = [opponent_label(name) for name in others(args.opponent_weights)]
+    labels = [canonical_player_name(name) for name in others(args.opponent_weights)]
     for label in labels:
         if labels.count(label) > 1:
             raise ValueError(f"opponents names two players that are both called {label}; rename one of them.")
@@ -83,19 +79,14 @@ def check_opponents(args: SelfPlayConfig, games: Sequence[str]) -> None:
             )
 
 
-def opponent_label(name: str) -> str:
-    """What an opponent is called in metrics: its name, or of a model's folder or id the last part."""
-    return name.rstrip("/").rsplit("/", 1)[-1] if "/" in name and "(" not in name else name
-
-
-def check_embedded_games(games: Sequence[str]) -> None:
-    """Refuses games that the embedded model has no words for."""
+def check_embedded_games(games: Sequence[str], max_completion_length: int, reasoning: bool) -> None:
+    """Refuses games that the embedded model has no words for, and replies too short to hold a legal action."""
     for game in games:
-        name, values = parse_name(game)
-        if name != "kuhn_poker" or values["observation"] != "compact" or values["cards"] != 3:
+        needed = reply_length(game, reasoning)
+        if max_completion_length < needed:
             raise ValueError(
-                f"The embedded model reads only the compact observation of three cards: play "
-                f"kuhn_poker(observation=compact), not {game}, or choose another model."
+                f"max_completion_length is {max_completion_length}, but a legal reply of the embedded model in {game} "
+                f"has up to {needed} tokens, the end included."
             )
 
 
@@ -109,12 +100,8 @@ def check_reference(args: SelfPlayConfig, peft: bool) -> None:
 
 
 def check_model_folder(model: str) -> None:
-    """Refuses a path that does not exist, before anything looks for it on the Hub."""
-    looks_like_path = (
-        model.startswith((".", "/", "~")) or model.count("/") > 1 or os.sep in model.rstrip("/").split("/", 1)[-1]
-    )
-    if looks_like_path and not os.path.isdir(model):
-        raise ValueError(f"The model folder {model} does not exist.")
+    """Refuses a path that holds no model, before anything looks for it on the Hub."""
+    check_model(model)
 
 
 def check_engine(args: SelfPlayConfig) -> None:

@@ -26,7 +26,7 @@ from ..games.chance import derive_seeds
 from ..games.registry import make_game
 from ..hub.redact import redact
 from ..players.language_model import check_chat_template
-from ..players.registry import make_player
+from ..players.registry import check_player
 from ..records import Episode, episodes_to_dataset
 from ..rollout import play
 from ..version import __version__
@@ -130,7 +130,7 @@ def run_self_play(
     embedded = model_args.model_name_or_path == EMBEDDED
     model_folder, warm_seconds = model_args.model_name_or_path, 0.0
     if embedded:
-        model_folder, warm_seconds = _embedded_model(run, args, games[0], resume is not None)
+        model_folder, warm_seconds = _embedded_model(run, args, games, resume is not None)
 
     try:
         trainer = _make_trainer(model_folder, games, args, model_args)
@@ -177,7 +177,7 @@ def _check(
         raise ValueError(f"dataset_name={run.dataset_name!r}: self-play takes no dataset; set games and max_steps.")
     games = check_games(run.games)
     for opponent in args.eval_opponents:
-        make_player(opponent)
+        check_player(opponent)
     for opponent in run.report_opponents:
         check_opponent(opponent, games[0])
     for name in ("report_pairs", "replays", "warm_start_steps"):
@@ -193,10 +193,11 @@ def _check(
     check_reference(args, model_args.use_peft)
     check_opponents(args, games)
     if model_args.model_name_or_path == EMBEDDED:
-        check_embedded_games(games)
+        check_embedded_games(games, args.max_completion_length, run.embedded_reasoning)
         check_sizes(run.embedded_hidden_size, run.embedded_layers)
     else:
-        check_model_folder(model_args.model_name_or_path)
+        with usage_errors(f"model_name_or_path={model_args.model_name_or_path!r}"):
+            check_model_folder(model_args.model_name_or_path)
         _check_tokenizer(args, model_args)
     plain = _plain_config(run, args) if run.compare_plain else None
     return games, resume, plain
@@ -234,17 +235,22 @@ def _plain_config(run: RunArguments, args: SelfPlayConfig) -> SelfPlayConfig:
     return plain
 
 
-def _embedded_model(run: RunArguments, args: SelfPlayConfig, game: str, resumed: bool) -> tuple[str, float]:
+def _embedded_model(run: RunArguments, args: SelfPlayConfig, games: list[str], resumed: bool) -> tuple[str, float]:
     """Folder of the warm-started embedded model, made where a resumed run has not left it, and the seconds it took."""
     folder = Path(args.output_dir) / "warm_start"
     began = time.perf_counter()
     if not (resumed and (folder / "config.json").is_file()):
         if args.process_index == 0:
             save_tiny_model(
-                folder, args.seed, run.embedded_hidden_size, run.embedded_layers, reasoning=run.embedded_reasoning
+                folder,
+                args.seed,
+                run.embedded_hidden_size,
+                run.embedded_layers,
+                reasoning=run.embedded_reasoning,
+                games=games,
             )
         args.distributed_state.wait_for_everyone()
-        warm_start(folder, game, folder, args.seed, steps=run.warm_start_steps, reasoning=run.embedded_reasoning)
+        warm_start(folder, games, folder, args.seed, steps=run.warm_start_steps, reasoning=run.embedded_reasoning)
     return str(folder), time.perf_counter() - began
 
 

@@ -27,7 +27,7 @@ from ..advantages import AdvantageEstimator, make_advantage
 from ..games.chance import derive_seeds
 from ..players.language_model import Engine, LanguageModelPlayer, check_chat_template
 from ..players.pool import PoolSpec, is_pool
-from ..players.registry import make_player
+from ..players.registry import canonical_player_name, make_player
 from ..prefix_sharing import distinct_rows
 from ..records import EpisodeBatch, Outcomes
 from ..rollout import play_matches
@@ -40,7 +40,6 @@ from .checks import (
     check_opponents,
     check_output_dir,
     check_reference,
-    opponent_label,
 )
 from .config import SelfPlayConfig
 from .evaluation import evaluate_player
@@ -272,7 +271,7 @@ class SelfPlayTrainer(GRPOTrainer):
             args.seed,
             self.player,
             {name: make_player(name) for name in opponents},
-            {name: opponent_label(name) for name in opponents},
+            {name: canonical_player_name(name) for name in opponents},
             self.pool,
         )
 

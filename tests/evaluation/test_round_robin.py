@@ -9,11 +9,12 @@ from evaluation_fakes import Always
 from toy_games import Pennies
 
 from spiral_trl.errors import PlayerError, PlayError
-from spiral_trl.evaluation.arena import play_arena, play_match
+from spiral_trl.evaluation.arena import cannot_play, play_arena, play_match
 from spiral_trl.evaluation.standings import MatchGames, make_table, score_interval
 from spiral_trl.games.parsing import parse_action
 from spiral_trl.games.table import tabulate
 from spiral_trl.players.bots import CFRPlayer, RandomPlayer
+from spiral_trl.players.search import MCTSPlayer, MinimaxPlayer
 from spiral_trl.records import Ending
 
 
@@ -150,7 +151,7 @@ def test_ratings_follow_the_results_and_stand_on_the_anchor():
 
 def test_rock_paper_scissors_is_explained_by_no_rating(register_game):
     name = register_game("hands", lambda: Hands("hands"))
-    assert tabulate(name) is None
+    assert tabulate(name).simultaneous
     players = [Always(f"[{action}]", action) for action in Hands.legal]
     (table,) = play_arena([name], players, pairs=20).tables
     assert cell(table, "paper", "rock").estimate == 1 and cell(table, "rock", "scissors").estimate == 1
@@ -219,17 +220,26 @@ def test_players_against_themselves_tell_of_the_seats_alone():
 
 
 def test_who_cannot_play_a_game_is_left_out_with_the_reason():
-    spiral = "kuhn_poker(rules=spiral)"
-    result = play_arena([KUHN, spiral], [CFRPlayer(), CALLER, BETTOR], pairs=5)
-    (entry,) = result.left_out
-    assert (entry.player, entry.game) == ("cfr", spiral) and "cannot play" in entry.reason
+    players = [MinimaxPlayer(), RandomPlayer(), CFRPlayer()]
+    result = play_arena([KUHN, "tic_tac_toe"], players, pairs=5)
+    assert [(entry.player, entry.game) for entry in result.left_out] == [("minimax", KUHN), ("cfr", "tic_tac_toe")]
+    assert all("cannot play" in entry.reason for entry in result.left_out)
     tables = {table.game: table for table in result.tables}
-    assert tables[spiral].players == ("caller", "bettor") and tables[None].players == ("cfr", "caller", "bettor")
+    assert tables[KUHN].players == ("random", "cfr") and tables[None].players == ("minimax", "random", "cfr")
     # The anchor of a game that it is left out of is the first who plays
-    assert tables[spiral].ratings.anchor == 0
-    # Whom one of two cannot meet has no table
-    result = play_arena([spiral], [CFRPlayer(), CALLER], pairs=5)
+    assert tables[KUHN].ratings.anchor == 0 and tables["tic_tac_toe"].players == ("minimax", "random")
+    # In games together, who never met has no score against each other
+    assert cell(tables[None], "minimax", "cfr") is None
+    # Where only one of two can play, nobody meets
+    result = play_arena([KUHN], [MinimaxPlayer(), CALLER], pairs=5)
     assert result.tables == () and result.matches == ()
+
+
+def test_tree_search_is_asked_whether_it_can_play_and_not_for_a_reply():
+    assert "hidden information" in cannot_play(MCTSPlayer(), KUHN)
+    assert cannot_play(MCTSPlayer(), "tic_tac_toe") is None
+    # Whoever is paid is not asked for a reply
+    assert cannot_play(Fragile("[bet]", "dead", requests=0), KUHN) is None
 
 
 def test_what_was_played_before_a_player_failed_is_kept():
@@ -259,7 +269,7 @@ def test_a_player_that_never_answers_leaves_the_others_results():
     result = play_arena([KUHN], [dead, BETTOR, FOLDER], pairs=4)
     assert {match.player for match in result.matches} == {"bettor", "folder"} and len(result.notes) == 2
     assert result.tables[0].players == ("bettor", "folder") and result.tables[0].ratings.anchor == 0
-    with pytest.raises(PlayerError, match="dead does not answer"):
+    with pytest.raises(PlayError, match="dead does not answer"):
         play_match(KUHN, dead, BETTOR, pairs=4, seed=0)
 
 
