@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from spiral_trl.players.bots import RandomPlayer
 from spiral_trl.players.pool import LEARNER
-from spiral_trl.players.registry import _PLAYERS
+from spiral_trl.players.registry import _PLAYERS, _Entry
 from spiral_trl.records import ENDINGS, Outcomes, Reply
 from spiral_trl.training.batch import learner_turns
 from spiral_trl.training.opponents import learner_results, others, read_opponents
@@ -183,7 +183,7 @@ def test_replies_of_other_models_are_no_training_rows(make_trainer, monkeypatch)
 
 def known(monkeypatch, name, make):
     """Makes a player known by name for one test."""
-    monkeypatch.setitem(_PLAYERS, name, make)
+    monkeypatch.setitem(_PLAYERS, name, _Entry(lambda values, settings: make(), lambda values: name))
 
 
 def test_a_generation_without_a_turn_of_the_learner_changes_nothing(make_trainer, monkeypatch, parameters):
