@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from trl import GRPOConfig
 
 from ..advantages import make_advantage
+from ..players.prompts import find_prompt_template
 from ..rollout import IllegalMoves
 
 
@@ -79,6 +80,9 @@ class SelfPlayConfig(GRPOConfig):
             as in the SPIRAL release), `"retry(k)"` or `"random_legal"`. See [`~spiral_trl.rollout.IllegalMoves`].
         generation_rows (`int`, *optional*, defaults to `512`):
             Most rows in one forward pass of generation.
+        prompt_template (`str`, *optional*, defaults to `"chat"`):
+            How turns are written as prompts: `"chat"` (the tokenizer's chat template), `"qwen3_base"`,
+            `"r1_distill"` or `"llama_instruct"`. See [`~spiral_trl.players.prompts.PromptTemplate`].
 
         > Parameters that control the advantage
 
@@ -177,6 +181,13 @@ class SelfPlayConfig(GRPOConfig):
         },
     )
     generation_rows: int = field(default=512, metadata={"help": "Most rows in one forward pass of generation."})
+    prompt_template: str = field(
+        default="chat",
+        metadata={
+            "help": "How turns are written as prompts: 'chat' (the tokenizer's chat template), 'qwen3_base', "
+            "'r1_distill' or 'llama_instruct'."
+        },
+    )
 
     # Parameters that control the advantage
     advantage: str = field(
@@ -236,6 +247,7 @@ class SelfPlayConfig(GRPOConfig):
             if self.metric_for_best_model.endswith(LESS_IS_BETTER):
                 self.greater_is_better = False  # transformers would take the most exploitable for the best
         IllegalMoves.parse(self.illegal_moves)
+        find_prompt_template(self.prompt_template)
         make_advantage(self.advantage, self.baseline_decay)
         if self.loss_type not in LOSS_TYPES:
             raise ValueError(
