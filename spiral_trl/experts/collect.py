@@ -26,7 +26,7 @@ from ..games.chance import derive_seeds
 from ..games.registry import canonical_name, make_game
 from ..games.table import tabulate
 from ..players.base import Player
-from ..players.registry import make_player
+from ..players.registry import canonical_player_name, check_player, make_player
 from ..records import ENDINGS, Ending, EpisodeBatch
 from ..rollout import MAX_TURNS, IllegalMoves, play
 from ..version import __version__
@@ -55,7 +55,7 @@ class ExpertSettings:
     Args:
         games (`tuple[str, ...]`): Names of the games; decisions are shared equally among them.
         expert (`str`, *optional*, defaults to `"solver"`): A player by name: `cfr`, `minimax`, `mcts(...)`, a model's
-            folder or Hub id, `endpoint(...)`. `solver` takes for each game the first of `cfr`, `minimax` and `mcts`
+            folder or Hub id, `model(path=...,temperature=...)`, `endpoint(...)`. `solver` takes for each game the first of `cfr`, `minimax` and `mcts`
             that can play it.
         decisions (`int`, *optional*, defaults to `25_000`): Rows, the paper's number by default.
         opponent (`str`, *optional*): Who sits in the other seats, whose decisions are not kept; the expert takes every
@@ -69,8 +69,8 @@ class ExpertSettings:
         illegal (`str`, *optional*, defaults to `"forfeit"`): See [`~spiral_trl.rollout.IllegalMoves`]. Illegal replies
             are never kept.
         max_turns (`int`, *optional*, defaults to `50`): Turns after which a game is truncated, and dropped.
-        games_per_round (`int`, *optional*): Games played at once and written as one file. By default 8,192 where a
-            solver plays a small game, else 256.
+        games_per_round (`int`, *optional*): Games played at once and written as one file. By default at most 8,192 where
+            a solver plays a small game, else at most 256.
     """
 
     games: tuple[str, ...]
@@ -178,6 +178,13 @@ def seat_players(
         `ValueError`: If there is no such player, it cannot play a game, or it cannot give reasons.
     """
     known: dict[str, Player] = dict(players or {})
+    names = {game: resolve(settings.expert, game) for game in settings.games}
+    others = [] if settings.opponent is None else [settings.opponent]
+    # Everything that can be wrong shows before a model is loaded
+    for game, name in names.items():
+        for asked in (name, *others):
+            if asked not in known:
+                check_player(asked, game)
 
     def player_of(name: str) -> Player:
         if name not in known:
@@ -185,12 +192,8 @@ def seat_players(
         return known[name]
 
     experts: dict[str, Player] = {}
-    names: dict[str, str] = {}
-    for game in settings.games:
-        name = resolve(settings.expert, game)
+    for game, name in names.items():
         expert = player_of(name)
-        # A set says who decided, and nothing of the machine
-        names[game] = os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name
         if is_solver(expert):
             expert = ExpertPlayer(expert, settings.rationale, settings.think, settings.boxed, render)
             started = make_game(game)
@@ -199,7 +202,9 @@ def seat_players(
         elif settings.rationale or settings.boxed or render is not None:
             raise ValueError(f"{name} writes its own replies: rationale and boxed are for solvers")
         experts[game] = expert
-    return Seats(experts, names, None if settings.opponent is None else player_of(settings.opponent))
+    # A set says who decided, and nothing of the machine
+    shown = {game: name if name in (players or {}) else canonical_player_name(name) for game, name in names.items()}
+    return Seats(experts, shown, None if settings.opponent is None else player_of(settings.opponent))
 
 
 def make_decisions(
@@ -360,10 +365,7 @@ def resolve(name: str, game: str) -> str:
     refused = []
     for solver in SOLVERS:
         try:
-            started = make_game(game)
-            started.reset(0)
-            player = make_player(solver)
-            player.reply(list(started.turns())[:1])
+            check_player(solver, game)
         except ValueError as error:
             refused.append(str(error))
         else:
@@ -384,8 +386,8 @@ def _rounds(settings: ExpertSettings, state: Progress, seats: Seats) -> Iterator
         while (rows := state.rows.get(game, 0)) < quota:
             began = time.perf_counter()
             first = state.played.get(game, 0)
-            size = _round_size(settings, game, expert)
-            if rows and settings.games_per_round is None and isinstance(expert, ExpertPlayer):
+            size = _round_size(settings, game, expert, quota)
+            if rows and settings.games_per_round is None:
                 # As many games as the rest needs, by what games have given so far, and a few more
                 size = min(size, 8 + int(1.1 * (quota - rows) * first / rows))
             episodes = np.arange(first, first + size)
@@ -414,10 +416,13 @@ def _endings(state: Progress) -> str:
     return "games ended " + ", ".join(f"{name} {count:,}" for name, count in sorted(state.endings.items()))
 
 
-def _round_size(settings: ExpertSettings, game: str, expert: Player) -> int:
+def _round_size(settings: ExpertSettings, game: str, expert: Player, quota: int) -> int:
     if settings.games_per_round is not None:
         return settings.games_per_round
-    return _TABLE_GAMES if isinstance(expert, ExpertPlayer) and tabulate(game) is not None else _TEXT_GAMES
+    if isinstance(expert, ExpertPlayer) and tabulate(game) is not None:
+        return _TABLE_GAMES
+    # Games may be long, and search slow: a small set needs few of them
+    return min(_TEXT_GAMES, 8 + quota // 8)
 
 
 def _play(

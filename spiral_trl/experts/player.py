@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeGuard
 
 import numpy as np
@@ -10,8 +11,10 @@ import numpy as np
 from ..games.chance import REPLY, uniforms
 from ..players.base import Player
 from ..players.bots import CFRPlayer, PolicyPlayer
+from ..players.search import MCTSPlayer, MinimaxPlayer
 from ..records import Reply, Turn
 from .analysis import Analyst, EquilibriumAnalyst
+from .lookahead import MinimaxAnalyst, SearchAnalyst
 from .words import VARIANTS, answer, rationale
 
 
@@ -19,9 +22,12 @@ from .words import VARIANTS, answer, rationale
 NEGLIGIBLE = 0.01
 
 
-def is_solver(player: Player) -> TypeGuard[PolicyPlayer]:
+Solver = PolicyPlayer | MCTSPlayer
+
+
+def is_solver(player: Player) -> TypeGuard[Solver]:
     """Whether a player is one whose replies are bare actions, which an [`ExpertPlayer`] can write out."""
-    return isinstance(player, PolicyPlayer)
+    return isinstance(player, PolicyPlayer | MCTSPlayer)
 
 
 class _Decided(PolicyPlayer):
@@ -45,7 +51,7 @@ class ExpertPlayer:
     Actions with less than 1% of the probability are never played: they are what the solver has not converged on.
 
     Args:
-        player ([`~spiral_trl.players.bots.PolicyPlayer`]): The solver.
+        player ([`~spiral_trl.players.bots.PolicyPlayer`] or [`~spiral_trl.players.search.MCTSPlayer`]): The solver.
         rationale (`bool`, *optional*, defaults to `False`): Whether replies hold the reasons.
         think (`bool`, *optional*, defaults to `False`): Whether the reasons stand in `<think>...</think>`.
         boxed (`bool`, *optional*, defaults to `False`): Whether the action is written `\boxed{bet}` instead of `[bet]`.
@@ -59,7 +65,7 @@ class ExpertPlayer:
 
     def __init__(
         self,
-        player: PolicyPlayer,
+        player: Solver,
         rationale: bool = False,
         think: bool = False,
         boxed: bool = False,
@@ -70,7 +76,7 @@ class ExpertPlayer:
         if render is not None and (rationale or boxed):
             raise ValueError("render writes the whole reply; rationale, think and boxed do not go with it.")
         self.name = player.name
-        self.player = _Decided(player)
+        self.player: Solver = _Decided(player) if isinstance(player, PolicyPlayer) else player
         self.think = think
         self.boxed = boxed
         self.render = render
@@ -87,6 +93,14 @@ class ExpertPlayer:
         self, turns: Sequence[Turn], which: np.ndarray, seeds: np.ndarray, index: np.ndarray
     ) -> tuple[list[Reply], np.ndarray]:
         """Replies for many games that stand at few distinct turns; see [`~spiral_trl.players.base.Player`]."""
+        if isinstance(self.analyst, SearchAnalyst):
+            # Each game has a search of its own, which gives the action and the reasons at once
+            texts = []
+            for row, seed, at in zip(which.tolist(), seeds.tolist(), index.tolist(), strict=True):
+                analysis = self.analyst.analyse(replace(turns[row], seed=seed, index=at))
+                phrasing = int(uniforms(seed, REPLY, at, 1) * VARIANTS)
+                texts.append(Reply(text=self._written(rationale(analysis, phrasing), analysis.action)))
+            return texts, np.arange(len(texts))
         replies, chosen = self.player.sample(turns, which, seeds, index)
         variants = 1 if self.analyst is None else VARIANTS
         variant = (uniforms(seeds, REPLY, index, 1) * variants).astype(np.int64)
@@ -102,15 +116,22 @@ class ExpertPlayer:
         """The whole reply for an action."""
         if self.render is not None:
             return self.render(turn, action)
+        reasons = None if self.analyst is None else rationale(self.analyst.analyse(turn, action), variant)
+        return self._written(reasons, action)
+
+    def _written(self, reasons: str | None, action: str) -> str:
         last = answer(action, self.boxed)
-        if self.analyst is None:
+        if reasons is None:
             return last
-        reasons = rationale(self.analyst.analyse(turn, action), variant)
         return f"<think>\n{reasons}\n</think>\n\n{last}" if self.think else f"{reasons}\n\n{last}"
 
 
-def _analyst_of(player: PolicyPlayer, decided: PolicyPlayer) -> Analyst:
+def _analyst_of(player: Solver, decided: Solver) -> Analyst:
     """Who gives reasons for a solver's play; `decided` is what is played of it."""
-    if isinstance(player, CFRPlayer):
+    if isinstance(player, CFRPlayer) and isinstance(decided, PolicyPlayer):
         return EquilibriumAnalyst(decided)
+    if isinstance(player, MinimaxPlayer):
+        return MinimaxAnalyst(player)
+    if isinstance(player, MCTSPlayer):
+        return SearchAnalyst(player)
     raise ValueError(f"{player.name} gives no reasons; cfr, minimax and mcts do. Ask for no rationale.")

@@ -144,7 +144,7 @@ def _reason(analysis: Analysis) -> str:
         return "It is the only legal action."
     if analysis.kind == "search":
         most = max(analysis.visits) == analysis.visits[index]
-        return "It has most visits." if most else "It has fewer visits than another, but is proven to be as good."
+        return "It has most visits." if most else "It has fewer visits than another, but how it ends is proven."
     if analysis.kind == "minimax":
         return (
             f"{len(used)} moves are equally good, and this is one of them."

@@ -33,13 +33,17 @@ class MinimaxPlayer(PolicyPlayer):
         """Raises `ValueError` where this player cannot play the turn's game."""
         self._solution(turn)
 
-    def action_probabilities(self, turn: Turn) -> dict[str, float]:
-        """Equal probabilities for the moves of the best value, 0 for the others."""
+    def action_values(self, turn: Turn) -> dict[str, float]:
+        """The return of the seat that is asked, after each legal action and best play by both."""
         attached, values = self._solution(turn)
         sign = -1.0 if attached.state.current_player() else 1.0
-        after = {
+        return {
             action: sign * values[_key(attached.state.child(number))] for action, number in attached.actions.items()
         }
+
+    def action_probabilities(self, turn: Turn) -> dict[str, float]:
+        """Equal probabilities for the moves of the best value, 0 for the others."""
+        after = self.action_values(turn)
         best = max(after.values())
         count = sum(value == best for value in after.values())
         return {action: 1 / count if value == best else 0.0 for action, value in after.items()}
@@ -102,6 +106,17 @@ class MCTSPlayer:
         return [Reply(text=f"[{action}]") for _, action in found], chosen
 
     def _choose(self, turn: Turn, seed: int, index: int) -> str:
+        number = self.search(turn, seed, index).best_child().action
+        return next(action for action, other in _attached(self.name, turn).actions.items() if other == number)
+
+    def search(self, turn: Turn, seed: int, index: int) -> pyspiel.SearchNode:
+        """The root of the search tree of a turn; what is played is its best child.
+
+        Args:
+            turn ([`~spiral_trl.records.Turn`]): The turn; its own seed and index are ignored.
+            seed (`int`): Seed of the game.
+            index (`int`): How many turns of the game came before.
+        """
         self.check(turn)
         attached = _attached(self.name, turn)
         # Bots take seeds of 31 bits
@@ -116,8 +131,7 @@ class MCTSPlayer:
             bits,
             False,
         )
-        number = bot.step(attached.state)
-        return next(action for action, other in attached.actions.items() if other == number)
+        return bot.mcts_search(attached.state)
 
 
 # Bound of a search tree, which has at most simulations x legal moves nodes of about 100 bytes

@@ -36,6 +36,7 @@ from .checks import (
     check_games,
     check_model_folder,
     check_opponent,
+    check_opponents,
     check_output_dir,
     check_reference,
 )
@@ -129,7 +130,7 @@ def run_self_play(
     embedded = model_args.model_name_or_path == EMBEDDED
     model_folder, warm_seconds = model_args.model_name_or_path, 0.0
     if embedded:
-        model_folder, warm_seconds = _embedded_model(run, args, games[0], resume is not None)
+        model_folder, warm_seconds = _embedded_model(run, args, games, resume is not None)
 
     try:
         trainer = _make_trainer(model_folder, games, args, model_args)
@@ -190,8 +191,9 @@ def _check(
     resume = check_output_dir(args, asked, games)
     check_engine(args)
     check_reference(args, model_args.use_peft)
+    check_opponents(args, games)
     if model_args.model_name_or_path == EMBEDDED:
-        check_embedded_games(games)
+        check_embedded_games(games, args.max_completion_length, run.embedded_reasoning)
         check_sizes(run.embedded_hidden_size, run.embedded_layers)
     else:
         with usage_errors(f"model_name_or_path={model_args.model_name_or_path!r}"):
@@ -233,17 +235,22 @@ def _plain_config(run: RunArguments, args: SelfPlayConfig) -> SelfPlayConfig:
     return plain
 
 
-def _embedded_model(run: RunArguments, args: SelfPlayConfig, game: str, resumed: bool) -> tuple[str, float]:
+def _embedded_model(run: RunArguments, args: SelfPlayConfig, games: list[str], resumed: bool) -> tuple[str, float]:
     """Folder of the warm-started embedded model, made where a resumed run has not left it, and the seconds it took."""
     folder = Path(args.output_dir) / "warm_start"
     began = time.perf_counter()
     if not (resumed and (folder / "config.json").is_file()):
         if args.process_index == 0:
             save_tiny_model(
-                folder, args.seed, run.embedded_hidden_size, run.embedded_layers, reasoning=run.embedded_reasoning
+                folder,
+                args.seed,
+                run.embedded_hidden_size,
+                run.embedded_layers,
+                reasoning=run.embedded_reasoning,
+                games=games,
             )
         args.distributed_state.wait_for_everyone()
-        warm_start(folder, game, folder, args.seed, steps=run.warm_start_steps, reasoning=run.embedded_reasoning)
+        warm_start(folder, games, folder, args.seed, steps=run.warm_start_steps, reasoning=run.embedded_reasoning)
     return str(folder), time.perf_counter() - began
 
 

@@ -1,15 +1,18 @@
-"""The embedded model: a Qwen3 of about 20,000 parameters with a tokenizer of its own, for Kuhn poker on one CPU core.
+"""The embedded model: a Qwen3 of about 20,000 parameters with a tokenizer of its own, for small games on one CPU core.
 
 It is built from a configuration and a seed, so nothing is downloaded, and saves and loads as any other checkpoint. It
-reads the observation of `kuhn_poker(observation=compact)`, one line such as
+reads the compact observation of games, one line such as
 
 ```
 player 0 card J history none
-player 0 card Q history check bet
+player 1 board X . . . O . . . .
 ```
 
-and answers `J [bet]<|end|>`: the card it holds, then the action. Restating the card matters at this size: with replies
-of the action alone, a prototype learned play that hardly depended on the card.
+and answers `J [bet]<|end|>`: the card it holds, where there is one, then the action. Restating the card matters at this
+size: with replies of the action alone, a prototype learned play of Kuhn poker that hardly depended on the card.
+
+Its vocabulary is that of Kuhn poker, in a fixed order, and then the words of the other games it is built for (see
+[`~spiral_trl.training.compact`]), so that a model for Kuhn poker alone does not change when games are added.
 
 [`warm_start`] teaches the format and nothing else, on uniformly random legal play. What to do with a card is left to
 self-play.
@@ -29,9 +32,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
-from ..games.chance import uniforms
+from ..games.base import ActionSampler
+from ..games.chance import derive_seeds, uniforms
+from ..games.registry import make_game
 from ..games.table import tabulate
+from ..players.bots import RandomPlayer
 from ..records import Turn
+from ..rollout import play
+from .compact import compact_form, compact_words
 
 
 if TYPE_CHECKING:
@@ -54,6 +62,11 @@ CHAT_TEMPLATE = (
 )
 
 _ROWS_PER_STEP = 48
+_POSITIONS = 128
+# Random games that show the turns of a game without a table, and turns after which one is cut
+_RANDOM_GAMES, _RANDOM_TURNS = 1000, 1000
+# Keeps their deals apart from those of training and evaluation
+_WARM_START = -3
 
 
 def check_sizes(hidden_size: int, num_layers: int) -> None:
@@ -65,7 +78,11 @@ def check_sizes(hidden_size: int, num_layers: int) -> None:
 
 
 def build_tiny_model(
-    seed: int, hidden_size: int = 32, num_layers: int = 2, reasoning: bool = False
+    seed: int,
+    hidden_size: int = 32,
+    num_layers: int = 2,
+    reasoning: bool = False,
+    games: Sequence[str] = (),
 ) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
     """Builds the embedded model and its tokenizer.
 
@@ -75,15 +92,18 @@ def build_tiny_model(
         num_layers (`int`, *optional*, defaults to `2`): Number of layers.
         reasoning (`bool`, *optional*, defaults to `False`): Whether the vocabulary has [`REASONING_WORDS`], so that
             replies can have words before the action.
+        games (`Sequence[str]`, *optional*): Games beside Kuhn poker whose words the vocabulary has, such as
+            `"tic_tac_toe(observation=compact)"`.
 
     Returns:
         `tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]`: The model in float32, and its tokenizer.
 
     Raises:
-        `ValueError`: If `hidden_size` is not a positive multiple of 8, or `num_layers` is below 1.
+        `ValueError`: If `hidden_size` is not a positive multiple of 8, `num_layers` is below 1, or a game has no compact
+            form that the model can read.
     """
     check_sizes(hidden_size, num_layers)
-    tokenizer = _build_tokenizer(reasoning)
+    tokenizer = _build_tokenizer(reasoning, games)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,
@@ -92,7 +112,7 @@ def build_tiny_model(
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=hidden_size // 4,
-        max_position_embeddings=128,
+        max_position_embeddings=tokenizer.model_max_length,
         tie_word_embeddings=False,
         initializer_range=0.05,
         pad_token_id=tokenizer.pad_token_id,
@@ -107,8 +127,9 @@ def build_tiny_model(
     return model, tokenizer
 
 
-def _build_tokenizer(reasoning: bool) -> PreTrainedTokenizerFast:
+def _build_tokenizer(reasoning: bool, games: Sequence[str]) -> PreTrainedTokenizerFast:
     words = (*SPECIAL_TOKENS, *ACTIONS, *OBSERVATION_WORDS, *(REASONING_WORDS if reasoning else ()))
+    words = (*words, *compact_words(games, words))
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<|unk|>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -119,68 +140,93 @@ def _build_tokenizer(reasoning: bool) -> PreTrainedTokenizerFast:
         additional_special_tokens=["<|user|>", "<|assistant|>"],
         chat_template=CHAT_TEMPLATE,
         padding_side="left",
-        model_max_length=128,
+        model_max_length=max(_POSITIONS, *(-(-needed_positions(game, reasoning) // 64) * 64 for game in games), 0),
         clean_up_tokenization_spaces=False,
     )
 
 
+def reply_length(game: str, reasoning: bool = False) -> int:
+    """Most tokens of the embedded model's replies with a legal action of `game`, the end included."""
+    return compact_form(game).reply + 1 + (MAX_REASONING_WORDS if reasoning else 0)
+
+
+def needed_positions(game: str, reasoning: bool = False) -> int:
+    """Most tokens of a prompt of `game`, with the template's two, and the longest legal reply."""
+    return 2 + compact_form(game).prompt + reply_length(game, reasoning)
+
+
 def save_tiny_model(
-    folder: str | Path, seed: int, hidden_size: int = 32, num_layers: int = 2, reasoning: bool = False
+    folder: str | Path,
+    seed: int,
+    hidden_size: int = 32,
+    num_layers: int = 2,
+    reasoning: bool = False,
+    games: Sequence[str] = (),
 ) -> Path:
     """Saves a fresh embedded model and its tokenizer; see [`build_tiny_model`] for the arguments.
 
     Returns:
         `Path`: `folder`, which `AutoModelForCausalLM` and `AutoTokenizer` load.
     """
-    model, tokenizer = build_tiny_model(seed, hidden_size, num_layers, reasoning)
+    model, tokenizer = build_tiny_model(seed, hidden_size, num_layers, reasoning, games)
     with _no_progress_bars():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return Path(folder)
 
 
-def random_play_dataset(game: str, rows: int, seed: int, reasoning: bool = False) -> Dataset:
-    """Replies that choose uniformly among the legal actions, for teaching a model the format of its replies.
+def random_play_dataset(games: str | Sequence[str], rows: int, seed: int, reasoning: bool = False) -> Dataset:
+    """Replies that choose at random among the legal actions, for teaching a model the format of its replies.
 
     Args:
-        game (`str`): Name of a game that [`~spiral_trl.games.table.tabulate`] can tabulate.
+        games (`str` or `Sequence[str]`): Names of games, which take the rows in turn.
         rows (`int`): Number of rows. Each takes one of the game's distinct turns, uniformly, whatever the
-            probability that play reaches it.
+            probability that play reaches it: all of them where [`~spiral_trl.games.table.tabulate`] can tabulate the
+            game, else those that 1,000 random games show.
         seed (`int`): Seed of the choices.
         reasoning (`bool`, *optional*, defaults to `False`): Whether 0 to [`MAX_REASONING_WORDS`] random words, each
             length as likely as any other, stand before the answer.
 
     Returns:
-        [`~datasets.Dataset`]: Columns `prompt` and `completion`, both chats.
+        [`~datasets.Dataset`]: Columns `prompt` and `completion`, both chats. Legal actions are equally likely; where
+        actions are free text, they are what the game's own sampler draws.
 
     Raises:
-        `ValueError`: If the game has no table of turns with legal actions.
+        `ValueError`: If a game is unknown, or the random player cannot play it.
     """
     from datasets import Dataset
 
-    turns = _turns(game)
-    # (rows, 3 + words): turn, action, number of words, the words
-    draws = uniforms(seed, np.arange(rows)[:, None], np.arange(3 + MAX_REASONING_WORDS))
+    names = [games] if isinstance(games, str) else list(games)
+    turns = [_turns(game, seed) for game in names]
+    # (rows, 3 + words + 8): turn, action, number of words, the words, and what a game's own sampler draws from
+    draws = uniforms(seed, np.arange(rows)[:, None], np.arange(3 + MAX_REASONING_WORDS + 8))
     prompts, completions = [], []
-    for draw in draws:
-        turn = turns[int(draw[0] * len(turns))]
-        legal = turn.legal_actions or ()
+    for row, draw in enumerate(draws):
+        choice = turns[row % len(names)]
+        turn = choice[int(draw[0] * len(choice))]
         length = int(draw[2] * (MAX_REASONING_WORDS + 1)) if reasoning else 0
         words = [REASONING_WORDS[int(u * len(REASONING_WORDS))] for u in draw[3 : 3 + length]]
-        answer = completion_text(turn, legal[int(draw[1] * len(legal))])
+        if turn.legal_actions:
+            action = turn.legal_actions[int(draw[1] * len(turn.legal_actions))]
+        else:
+            assert isinstance(turn.state, ActionSampler)
+            action = turn.state.sample_action(draw[3 + MAX_REASONING_WORDS :].tolist())
+        answer = completion_text(turn, action)
         prompts.append([dict(message) for message in turn.messages])
         completions.append([{"role": "assistant", "content": " ".join([*words, answer])}])
     return Dataset.from_dict({"prompt": prompts, "completion": completions})
 
 
-def _turns(game: str) -> Sequence[Turn]:
+def _turns(game: str, seed: int) -> Sequence[Turn]:
+    """Distinct turns of a game: all, or those that random play comes to."""
     table = tabulate(game)
-    if table is None:
-        raise ValueError(
-            f"The game {game!r} has too many positions to list, simultaneous turns or free-text actions. The embedded "
-            "model learns its format from small games with listed actions, such as 'kuhn_poker(observation=compact)'."
-        )
-    return table.turns
+    if table is not None:
+        return table.turns
+    player = RandomPlayer()
+    seeds = derive_seeds(seed, _WARM_START, np.arange(_RANDOM_GAMES))
+    batch = play(game, [player] * make_game(game).num_players, seeds, max_turns=_RANDOM_TURNS)
+    distinct = {(step.turn.player, step.turn.messages[-1]["content"]): step.turn for step in batch.samples}
+    return list(distinct.values())
 
 
 def completion_text(turn: Turn, action: str) -> str:
@@ -195,7 +241,7 @@ def completion_text(turn: Turn, action: str) -> str:
 
 def warm_start(
     model: str | Path | PreTrainedModel,
-    game: str,
+    games: str | Sequence[str],
     output_dir: str | Path,
     seed: int,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -212,7 +258,7 @@ def warm_start(
         model (`str`, `Path` or [`~transformers.PreTrainedModel`]): Folder of the model, or the model. A model given
             as an object is trained in place and keeps the trainer's patched `forward`: load it again from
             `output_dir` for further use.
-        game (`str`): Name of the game.
+        games (`str` or `Sequence[str]`): Names of the games, which take rows in turn.
         output_dir (`str` or `Path`): Where the trained model and its tokenizer are saved.
         seed (`int`): Seed of the data and its order.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): Needed where `model` is an object.
@@ -221,11 +267,11 @@ def warm_start(
         reasoning (`bool`, *optional*, defaults to `False`): Whether replies have words before the answer.
 
     Returns:
-        `Path`: `output_dir`. With the defaults, about 0.5% of the probability at each turn lies on illegal replies; with
+        `Path`: `output_dir`. On Kuhn poker with the defaults, about 0.5% of the probability at each turn lies on illegal replies; with
         `reasoning`, about 2.5%, and about 1.5% after 250 steps.
 
     Raises:
-        `ValueError`: If the tokenizer lacks a word of the game or of its replies.
+        `ValueError`: If the tokenizer lacks a word of a game or of its replies.
     """
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
@@ -237,8 +283,8 @@ def warm_start(
             model = AutoModelForCausalLM.from_pretrained(model)
     elif tokenizer is None:
         raise ValueError("A model given as an object needs its tokenizer: pass tokenizer=...")
-    dataset = random_play_dataset(game, steps * _ROWS_PER_STEP, seed, reasoning)
-    _check_words(dataset, tokenizer, game)
+    dataset = random_play_dataset(games, steps * _ROWS_PER_STEP, seed, reasoning)
+    _check_words(dataset, tokenizer, games)
 
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     args = SFTConfig(
@@ -289,12 +335,13 @@ def _no_progress_bars() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _check_words(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, game: str) -> None:
+def _check_words(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, games: str | Sequence[str]) -> None:
     texts = {message["content"] for column in ("prompt", "completion") for row in dataset[column] for message in row}
     words = sorted({word for text in texts for word in text.split()} - set(tokenizer.get_vocab()))
     if words:
         shown = ", ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")
         raise ValueError(
-            f"The embedded model does not know these words of {game!r} or of the replies to it: {shown}. It reads "
-            "'kuhn_poker(observation=compact)'; replies with reasoning need a model built with reasoning=True."
+            f"The embedded model does not know these words of {games!r} or of the replies to it: {shown}. It reads "
+            "games with observation=compact that it was built for, and Kuhn poker; replies with reasoning need a model "
+            "built with reasoning=True."
         )

@@ -220,9 +220,3 @@ def test_words_the_model_does_not_know_are_named(tmp_path):
         warm_start(model, GAME, tmp_path, seed=0)
     with pytest.raises(ValueError, match="kuhn_pokr"):
         random_play_dataset("kuhn_pokr", 1, seed=0)
-
-
-def test_a_game_without_a_table_is_refused(monkeypatch):
-    monkeypatch.setattr("spiral_trl.training.tiny.tabulate", lambda game: None)
-    with pytest.raises(ValueError, match="'chess'.*kuhn_poker"):
-        random_play_dataset("chess", 1, seed=0)
