@@ -13,15 +13,16 @@ An [`Analysis`] is worked out by one of three solvers:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from ..games.registry import parse_name
-from ..games.sequence_form import SequenceForm, sequence_form
+from ..games.sequence_form import SequenceForm, sequence_form, solvable_table
 from ..games.solver_state import SolverState
-from ..games.table import CHANCE, DECISION, GameTable, tabulate
+from ..games.table import CHANCE, DECISION, GameTable
 from ..players.bots import PolicyPlayer
 from ..records import Turn
 
@@ -108,44 +109,57 @@ class EquilibriumAnalyst:
         """The analysis of one turn.
 
         Raises:
-            `ValueError`: If the game has no table, or its turns carry no solver state.
+            `ValueError`: If neither the game nor the part of it that the turn belongs to has a table.
         """
         if turn.game not in self._solved:
             self._solved[turn.game] = _solve(turn, self.player)
-        return self._solved[turn.game].analyse(_information_state(turn), action)
+        return self._solved[turn.game].analyse(turn, action)
 
 
-def _information_state(turn: Turn) -> tuple[int, str]:
+def _known(turn: Turn) -> tuple:
+    """What a seat knows at a turn of its game."""
+    messages = tuple((message["role"], message["content"]) for message in turn.messages)
+    return turn.player, messages if turn.infoset is None else turn.infoset, turn.legal_actions
+
+
+def _known_of_part(turn: Turn) -> tuple:
+    """What a seat knows at a turn of the part it belongs to, such as a hand, whatever came before."""
     if not isinstance(turn.state, SolverState):
-        raise ValueError(f"no solver has the rules and payoffs of {turn.game}, so there are no values to explain with")
+        raise ValueError(f"{turn.game} has no table (too large, simultaneous or free text), and no part that has one")
     state = turn.state.state
     return state.current_player(), state.information_state_string()
 
 
 def _solve(turn: Turn, player: PolicyPlayer) -> _Solved:
-    """The table that holds the turn's position, with values: that of its game, or of the part it belongs to."""
-    key = _information_state(turn)
+    """The table that holds the turn's position, with values: that of its game, or else of the part it belongs to."""
+    table = solvable_table(turn.game)
+    if table is not None and table.is_tree:
+        return _Solved(table, player, _known, "game")
+    key = _known_of_part(turn)
     assert isinstance(turn.state, SolverState)
-    # By convention the game without parameters is one part; what was solved is compared below
-    name = turn.game if turn.state.part is None else parse_name(turn.game)[0]
-    table = tabulate(name)
-    if table is None:
-        raise ValueError(f"{name} has no table (too large, simultaneous or free text), so its values are not known")
-    solved = _Solved(table, player, turn.state.part or "game")
+    # By convention the game without parameters is one part; that it is the one that was solved is compared below
+    name = parse_name(turn.game)[0]
+    table = None if turn.state.part is None else solvable_table(name)
+    if table is None or not table.is_tree:
+        raise ValueError(
+            f"{turn.game} has no table (too large, simultaneous or free text), so its values are not known"
+        )
+    solved = _Solved(table, player, _known_of_part, turn.state.part or "game")
     of_table = table.turns[0].state
     same = isinstance(of_table, SolverState) and str(of_table.state.get_game()) == str(turn.state.state.get_game())
     if not same or key not in solved.turn_of:
-        raise ValueError(f"the {turn.state.part or 'positions'} of {turn.game} are not those of {name}")
+        raise ValueError(f"a {turn.state.part} of {turn.game} is not {name}, so its values are not known")
     return solved
 
 
 class _Solved:
     """A table with the values of every action under one policy. `U` turns, `A` actions, `N` nodes."""
 
-    def __init__(self, table: GameTable, player: PolicyPlayer, scope: str):
+    def __init__(self, table: GameTable, player: PolicyPlayer, key: Callable[[Turn], tuple], scope: str):
         self.table = table
+        self.key = key
         self.scope = scope
-        self.turn_of = {_information_state(turn): u for u, turn in enumerate(table.turns)}
+        self.turn_of = {key(turn): u for u, turn in enumerate(table.turns)}
         self.policy = np.zeros((len(table.turns), len(table.actions)))
         legal = np.zeros_like(self.policy, dtype=bool)
         for u, turn in enumerate(table.turns):
@@ -158,8 +172,8 @@ class _Solved:
         self.values = _action_values(form, self.policy, self.reach)
         self._analyses: dict[tuple[int, str], Analysis] = {}
 
-    def analyse(self, key: tuple[int, str], action: str) -> Analysis:
-        u = self.turn_of[key]
+    def analyse(self, turn: Turn, action: str) -> Analysis:
+        u = self.turn_of[self.key(turn)]
         if (u, action) not in self._analyses:
             self._analyses[u, action] = self._analyse(u, action)
         return self._analyses[u, action]

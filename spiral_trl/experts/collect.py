@@ -26,7 +26,7 @@ from ..games.chance import derive_seeds
 from ..games.registry import canonical_name, make_game
 from ..games.table import tabulate
 from ..players.base import Player
-from ..players.registry import make_player
+from ..players.registry import canonical_player_name, check_player, make_player
 from ..records import ENDINGS, Ending, EpisodeBatch
 from ..rollout import MAX_TURNS, IllegalMoves, play
 from ..version import __version__
@@ -55,7 +55,7 @@ class ExpertSettings:
     Args:
         games (`tuple[str, ...]`): Names of the games; decisions are shared equally among them.
         expert (`str`, *optional*, defaults to `"solver"`): A player by name: `cfr`, `minimax`, `mcts(...)`, a model's
-            folder or Hub id, `endpoint(...)`. `solver` takes for each game the first of `cfr`, `minimax` and `mcts`
+            folder or Hub id, `model(path=...,temperature=...)`, `endpoint(...)`. `solver` takes for each game the first of `cfr`, `minimax` and `mcts`
             that can play it.
         decisions (`int`, *optional*, defaults to `25_000`): Rows, the paper's number by default.
         opponent (`str`, *optional*): Who sits in the other seats, whose decisions are not kept; the expert takes every
@@ -178,6 +178,13 @@ def seat_players(
         `ValueError`: If there is no such player, it cannot play a game, or it cannot give reasons.
     """
     known: dict[str, Player] = dict(players or {})
+    names = {game: resolve(settings.expert, game) for game in settings.games}
+    others = [] if settings.opponent is None else [settings.opponent]
+    # Everything that can be wrong shows before a model is loaded
+    for game, name in names.items():
+        for asked in (name, *others):
+            if asked not in known:
+                check_player(asked, game)
 
     def player_of(name: str) -> Player:
         if name not in known:
@@ -185,12 +192,8 @@ def seat_players(
         return known[name]
 
     experts: dict[str, Player] = {}
-    names: dict[str, str] = {}
-    for game in settings.games:
-        name = resolve(settings.expert, game)
+    for game, name in names.items():
         expert = player_of(name)
-        # A set says who decided, and nothing of the machine
-        names[game] = os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name
         if is_solver(expert):
             expert = ExpertPlayer(expert, settings.rationale, settings.think, settings.boxed, render)
             started = make_game(game)
@@ -199,7 +202,9 @@ def seat_players(
         elif settings.rationale or settings.boxed or render is not None:
             raise ValueError(f"{name} writes its own replies: rationale and boxed are for solvers")
         experts[game] = expert
-    return Seats(experts, names, None if settings.opponent is None else player_of(settings.opponent))
+    # A set says who decided, and nothing of the machine
+    shown = {game: name if name in (players or {}) else canonical_player_name(name) for game, name in names.items()}
+    return Seats(experts, shown, None if settings.opponent is None else player_of(settings.opponent))
 
 
 def make_decisions(
@@ -360,10 +365,7 @@ def resolve(name: str, game: str) -> str:
     refused = []
     for solver in SOLVERS:
         try:
-            started = make_game(game)
-            started.reset(0)
-            player = make_player(solver)
-            player.reply(list(started.turns())[:1])
+            check_player(solver, game)
         except ValueError as error:
             refused.append(str(error))
         else:

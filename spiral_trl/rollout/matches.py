@@ -148,7 +148,7 @@ def _table(match: Match, illegal: str, max_turns: int, tabulated: bool | None, s
             raise PlayError(
                 f"{probe.name} raised {type(error).__name__} while its positions were listed: {error}"
             ) from error
-    if table is not None and table.depth > max_turns:
+    if table is not None and (table.depth > max_turns or table.simultaneous):
         table = None
     if table is None and tabulated:
         raise ValueError(

@@ -3,7 +3,7 @@
 `self_play_state.json` holds baselines, counters and the position inside a generation. It is written last, once every
 process has written its part, and so marks the checkpoint as whole: a folder without it is never resumed from.
 `reference.safetensors` holds a refreshed reference model, `generation-RANK.safetensors` the rows of a generation that
-is not spent yet. JSON and safetensors only, never pickle.
+is not spent yet, `pool_state.json` and `pool/` the pool of opponents. JSON and safetensors only, never pickle.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 
 STATE_NAME = "self_play_state.json"
 REFERENCE_NAME = "reference.safetensors"
+POOL_STATE_NAME = "pool_state.json"
+POOL_FOLDER = "pool"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -92,10 +94,11 @@ def rotate(output_dir: str | os.PathLike, limit: int | None, keep: str | None) -
 
 
 def discard_run(output_dir: str | os.PathLike) -> None:
-    """Deletes checkpoints and figures of the run that a new one writes over: they would be taken for its own, by
-    resuming, by rotation and by the model card."""
+    """Deletes checkpoints, snapshots and figures of the run that a new one writes over: they would be taken for its
+    own, by resuming, by rotation and by the model card."""
     for path in checkpoints(output_dir):
         shutil.rmtree(path)
+    shutil.rmtree(Path(output_dir) / POOL_FOLDER, ignore_errors=True)
     (Path(output_dir) / "metrics.json").unlink(missing_ok=True)
     # Where a run compares plain self-play, that one lies inside
     shutil.rmtree(Path(output_dir) / "plain", ignore_errors=True)

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..games.registry import canonical_name, make_game
+import numpy as np
+
+from ..games.registry import canonical_name
 from ..players.frozen_model import check_model
-from ..players.registry import check_player
+from ..players.registry import canonical_player_name, check_player
 from .checkpoint import REFERENCE_NAME, checkpoints, last_whole_checkpoint, read_state
 from .config import SelfPlayConfig
+from .opponents import others
+from .schedule import deal_games
 from .tiny import reply_length
 
 
@@ -41,6 +45,38 @@ def can_play(opponent: str, game: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def check_opponents(args: SelfPlayConfig, games: Sequence[str]) -> None:
+    """Refuses opponents in training that do not exist or cannot play every game, and shares that do not fit the games.
+
+    Raises:
+        `ValueError`: If there is no such player, it cannot play one of the games, or a game has no share.
+    """
+    for name in others(args.opponent_weights):
+        for game in games:
+            try:
+                check_opponent(name, game)
+            except ValueError as error:
+                raise ValueError(f"opponents: {error}") from None
+    labels = [canonical_player_name(name) for name in others(args.opponent_weights)]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"opponents names two players that are both called {label}; rename one of them.")
+    weights = args.game_weights
+    if weights is None:
+        return
+    if len(weights) != len(games):
+        raise ValueError(
+            f"game_weights has {len(weights)} shares for {len(games)} games ({', '.join(games)}); give one each."
+        )
+    dealt = np.bincount(deal_games(args.games_per_generation, weights, len(games)), minlength=len(games))
+    for game, weight, count in zip(games, weights, dealt, strict=True):
+        if not count:
+            raise ValueError(
+                f"game_weights: a share of {weight:g} gives {game} none of the {args.games_per_generation} games of a "
+                "generation. Raise it, or games_per_generation."
+            )
 
 
 def check_embedded_games(games: Sequence[str], max_completion_length: int, reasoning: bool) -> None:

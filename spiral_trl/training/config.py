@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import MISSING, dataclass, field, fields
+from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
 from trl import GRPOConfig
 
 from ..advantages import make_advantage
 from ..rollout import IllegalMoves
+from .opponents import read_opponents
 
 
 LOSS_TYPES = ("dr_grpo", "dapo", "cispo")
@@ -79,6 +81,17 @@ class SelfPlayConfig(GRPOConfig):
             as in the SPIRAL release), `"retry(k)"` or `"random_legal"`. See [`~spiral_trl.rollout.IllegalMoves`].
         generation_rows (`int`, *optional*, defaults to `512`):
             Most rows in one forward pass of generation.
+        game_weights (`list[float]`, *optional*):
+            Shares of the games, in their order. By default equal.
+
+        > Parameters that control the opponents
+
+        opponents (`dict[str, float]`, *optional*):
+            Whom the policy plays, with weights: `self` (all seats; the default, alone), a player by name such as
+            `random`, `cfr` or the folder of a model, and `pool(matchmaking=uniform,size=16,every=25)`, the policy's
+            own snapshots (see [`~spiral_trl.players.pool.PoolSpec`]). A list of names gives them equal weights. On
+            the command line a name, or a mapping or list as JSON. Against others the policy has one seat, and only
+            that one is trained.
 
         > Parameters that control the advantage
 
@@ -177,6 +190,19 @@ class SelfPlayConfig(GRPOConfig):
         },
     )
     generation_rows: int = field(default=512, metadata={"help": "Most rows in one forward pass of generation."})
+    game_weights: list[float] | None = field(
+        default=None, metadata={"help": "Shares of the games, in their order. By default equal."}
+    )
+
+    # Parameters that control the opponents
+    # The command line reads the second of a union's types
+    opponents: dict[str, float] | str | list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Whom the policy plays, with weights: 'self', players by name, 'pool(...)'. A name, or a mapping "
+            "or list as JSON. By default self alone."
+        },
+    )
 
     # Parameters that control the advantage
     advantage: str = field(
@@ -211,6 +237,11 @@ class SelfPlayConfig(GRPOConfig):
         generation_kwargs: dict[str, Any] | None = None
         chat_template_kwargs: dict[str, Any] | None = None
 
+    @property
+    def opponent_weights(self) -> dict[str, float]:
+        """`opponents` as `__post_init__` leaves it."""
+        return cast("dict[str, float]", self.opponents)
+
     def __post_init__(self) -> None:
         self._refuse_meaningless()
         for name in ("games_per_generation", "max_turns", "generation_rows", "eval_games", "max_steps"):
@@ -235,6 +266,11 @@ class SelfPlayConfig(GRPOConfig):
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             if self.metric_for_best_model.endswith(LESS_IS_BETTER):
                 self.greater_is_better = False  # transformers would take the most exploitable for the best
+        self.opponents = read_opponents(self.opponents)
+        if self.game_weights is not None:
+            for weight in self.game_weights:
+                if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < inf:
+                    raise ValueError(f"game_weights holds {weight!r}, but every share must be a number above 0.")
         IllegalMoves.parse(self.illegal_moves)
         make_advantage(self.advantage, self.baseline_decay)
         if self.loss_type not in LOSS_TYPES:

@@ -79,14 +79,17 @@ def turn_metrics(sums: dict[str, float]) -> dict[str, float]:
 
 
 def outcome_metrics(outcomes: Outcomes, baselines: dict[tuple[str, str], float]) -> dict[str, float]:
-    """Returns by game and role, how games ended, and the baselines; `outcomes` are those of all processes."""
+    """Returns of the learner by game and role, how games ended, and the baselines; `outcomes` are those of all
+    processes."""
     metrics = {}
     for g, (name, roles) in enumerate(zip(outcomes.games, outcomes.roles, strict=True)):
         here = outcomes.game == g
         if not here.any():
             continue
         for p, role in enumerate(roles):
-            metrics[f"self_play/{name}/{role}/return"] = float(outcomes.returns[here, p].mean())
+            seated = here & outcomes.learner[:, p]
+            if seated.any():
+                metrics[f"self_play/{name}/{role}/return"] = float(outcomes.returns[seated, p].mean())
         for code, ending in enumerate(ENDINGS):
             metrics[f"self_play/{name}/ending/{ending.value}"] = float((outcomes.endings[here] == code).mean())
     for (name, role), baseline in baselines.items():

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -16,12 +15,11 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from ..players.language_model import LanguageModelPlayer
-from ..players.pool import Counts, Member, PoolSpec, PoolState
+from ..players.pool import LEARNER, Counts, Member, PoolSpec, PoolState
+from .checkpoint import POOL_FOLDER, POOL_STATE_NAME
 from .schedule import members_uniform
 
 
-POOL_STATE_NAME = "pool_state.json"
-POOL_FOLDER = "pool"
 # Members that one generation meets, at most: each has its weights read in every round in which it is asked
 MEMBERS_PER_GENERATION = 4
 
@@ -84,8 +82,6 @@ class SnapshotPool:
 
     def metrics(self) -> dict[str, float]:
         """Size of the pool, and the policy's rating: Elo points above the initial policy."""
-        from ..players.pool import LEARNER
-
         return {
             "self_play/pool/size": len(self.state.members),
             "self_play/pool/rating": self.state.ratings()[LEARNER],
@@ -145,20 +141,20 @@ class SnapshotPool:
     def load(self, checkpoint: str | os.PathLike) -> None:
         """Restores what [`save`] wrote. A checkpoint of a run without a pool leaves it empty: its first member is then
         the policy as it is resumed. Called by all processes."""
-        self.state, self._players = PoolState(), {}
+        self.reset()
         path = Path(checkpoint) / POOL_STATE_NAME
         if path.is_file():
             self.state = PoolState.from_dict(json.loads(path.read_text()))
         if self._saves:
-            self.clear()
-            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
             for member in self.state.members:
                 _link(self._path(member, Path(checkpoint) / POOL_FOLDER), self._path(member))
         self._wait()
 
-    def clear(self) -> None:
-        """Deletes snapshots that lie in the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def reset(self) -> None:
+        """Forgets all members, for a run that begins."""
+        self.state, self._players = PoolState(), {}
 
 
 def _trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
@@ -180,9 +176,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def pool_results(
-    first_is_learner: Any, member: Any, score: Any, numbers: list[int]
-) -> dict[tuple[int, int], Counts]:  # pragma: no cover
-    raise NotImplementedError

@@ -36,6 +36,7 @@ from .checks import (
     check_games,
     check_model_folder,
     check_opponent,
+    check_opponents,
     check_output_dir,
     check_reference,
 )
@@ -190,6 +191,7 @@ def _check(
     resume = check_output_dir(args, asked, games)
     check_engine(args)
     check_reference(args, model_args.use_peft)
+    check_opponents(args, games)
     if model_args.model_name_or_path == EMBEDDED:
         check_embedded_games(games, args.max_completion_length, run.embedded_reasoning)
         check_sizes(run.embedded_hidden_size, run.embedded_layers)

@@ -9,7 +9,8 @@ import textwrap
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,37 +18,36 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback
 from trl import GRPOTrainer
-from trl.models.utils import disable_gradient_checkpointing, unwrap_model_for_generation
+from trl.models.utils import unwrap_model_for_generation
 
 from ..advantages import AdvantageEstimator, make_advantage
 from ..games.chance import derive_seeds
-from ..games.registry import make_game
-from ..players.language_model import LanguageModelPlayer, check_chat_template
+from ..players.language_model import Engine, LanguageModelPlayer, check_chat_template
+from ..players.pool import PoolSpec, is_pool
+from ..players.registry import canonical_player_name, make_player
 from ..prefix_sharing import distinct_rows
 from ..records import EpisodeBatch, Outcomes
-from ..rollout import play
+from ..rollout import play_matches
 from .batch import LearnerTurns, gather_outcomes, learner_turns, training_rows
 from .callbacks import LogWhereSavedCallback
-from .checkpoint import (
-    REFERENCE_NAME,
-    abandon_after,
-    discard_run,
-    load_buffer,
-    read_state,
-    rotate,
-    save_buffer,
-    unmark,
-    write_state,
+from .checkpoint import POOL_FOLDER, abandon_after, discard_run, unmark
+from .checks import (
+    check_games,
+    check_model_folder,
+    check_opponents,
+    check_output_dir,
+    check_reference,
 )
-from .checks import check_games, check_model_folder, check_output_dir, check_reference
 from .config import SelfPlayConfig
 from .evaluation import evaluate_player
-from .importance import importance_sampling_ratio
 from .metrics import COMPLETION_ROWS, completion_rows, outcome_metrics, turn_metrics, turn_sums
+from .opponents import Lineup, others
+from .pool import SnapshotPool
+from .saving import load_state, save_state
+from .scoring import score_rows, shaping_rewards
 
 
 if TYPE_CHECKING:
@@ -84,8 +84,9 @@ class SelfPlayTrainer(GRPOTrainer):
     Incentivizes Reasoning via Multi-Agent Multi-Turn Reinforcement
     Learning](https://huggingface.co/papers/2506.24119).
 
-    One policy, conditioned on game and role by its prompt, plays every seat. Each turn of each seat is one training
-    row; its advantage is the seat's return less a baseline of its role (role-conditioned advantage estimation).
+    One policy, conditioned on game and role by its prompt, plays every seat, or one seat against the opponents that
+    `args.opponents` names. Each turn of each of its seats is one training row; its advantage is the seat's return less
+    a baseline of its role (role-conditioned advantage estimation).
 
     Example:
 
@@ -109,8 +110,8 @@ class SelfPlayTrainer(GRPOTrainer):
     - `_generate_and_score_completions`: plays the games and builds the batch.
     - `_get_per_token_logps_and_entropies`: computes equal rows once.
     - `evaluate`: plays games; it never changes training state.
-    - `train`, `_save_checkpoint`, `_load_optimizer_and_scheduler`: baselines, counters, a refreshed reference and an
-      unspent generation are saved with the checkpoint, which is marked as whole last.
+    - `train`, `_save_checkpoint`, `_load_optimizer_and_scheduler`: baselines, counters, a refreshed reference, the pool
+      of opponents and an unspent generation are saved with the checkpoint, which is marked as whole last.
     - `training_step`: times.
     - `create_model_card`: the card of the run's `metrics.json` where there is one.
 
@@ -118,7 +119,8 @@ class SelfPlayTrainer(GRPOTrainer):
         model (`str` or [`~transformers.PreTrainedModel`]):
             Model to train, as in [`~trl.GRPOTrainer`].
         games (`str` or `list[str]`):
-            Games to play, such as `"kuhn_poker(rounds=5)"`. Games of a generation are dealt to them in turn.
+            Games to play, such as `"kuhn_poker(rounds=5)"`. Games of a generation are dealt to them in turn, or by
+            `args.game_weights`.
         args ([`SelfPlayConfig`], *optional*):
             Configuration.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
@@ -184,6 +186,7 @@ class SelfPlayTrainer(GRPOTrainer):
         elif not isinstance(args, SelfPlayConfig):
             raise TypeError(f"args must be a SelfPlayConfig, got {type(args).__name__}.")
         check_reference(args, peft_config is not None)
+        check_opponents(args, self.games)
         self.advantage = advantage if advantage is not None else make_advantage(args.advantage, args.baseline_decay)
         if isinstance(model, str):
             check_model_folder(model)
@@ -220,6 +223,13 @@ class SelfPlayTrainer(GRPOTrainer):
             raise ValueError("FSDP shards the model that generates; set use_vllm=True, or use DDP or DeepSpeed ZeRO.")
         if self.args.sync_ref_model and args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:
             raise ValueError("sync_ref_model cannot be saved and restored under ZeRO-3; use ZeRO-2 or DDP.")
+        pooled = next((name for name in args.opponent_weights if is_pool(name)), None)
+        zero_3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
+        if pooled is not None and (self.is_fsdp_enabled or zero_3):
+            raise ValueError(
+                f"opponents: {pooled} keeps snapshots of whole parameters, which FSDP and ZeRO-3 shard; use ZeRO-2 or "
+                "DDP."
+            )
         self._shaping = shaping
         self._normalizer = args.loss_type
         if args.loss_type == "dr_grpo":
@@ -242,9 +252,37 @@ class SelfPlayTrainer(GRPOTrainer):
         if self.use_vllm or self.use_transformers_continuous_batching:
             engine = self._generate_by_engine
         self._generating_model: PreTrainedModel = self.accelerator.unwrap_model(self.model)
-        self.player = LanguageModelPlayer(
+        self.player = self._make_player("model", self._yield_generating_model, engine)
+        self.pool: SnapshotPool | None = None
+        if pooled is not None:
+            self.pool = SnapshotPool(
+                PoolSpec.parse(pooled),
+                Path(args.output_dir) / POOL_FOLDER,
+                saves=args.should_save,
+                wait=self.accelerator.wait_for_everyone,
+                model=self._yield_generating_model,
+                make_player=self._make_player,
+            )
+        opponents = others(args.opponent_weights)
+        self.lineup = Lineup(
+            self.games,
+            args.game_weights,
+            args.opponent_weights,
+            args.seed,
+            self.player,
+            {name: make_player(name) for name in opponents},
+            {name: canonical_player_name(name) for name in opponents},
+            self.pool,
+        )
+
+    def _make_player(
+        self, name: str, unwrap: Callable[[], AbstractContextManager[PreTrainedModel]], engine: Engine | None = None
+    ) -> LanguageModelPlayer:
+        """A player that samples as the configuration says, with the model that `unwrap` yields or an engine."""
+        return LanguageModelPlayer(
             self._generating_model,
             self._tokenizer,
+            name=name,
             max_new_tokens=self.max_completion_length,
             temperature=self.temperature,
             top_p=self.top_p,
@@ -252,10 +290,10 @@ class SelfPlayTrainer(GRPOTrainer):
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
             eos_token_ids=self.eos_token_ids,
-            generation_kwargs=args.generation_kwargs,
+            generation_kwargs=self.args.generation_kwargs,
             chat_template_kwargs=self.chat_template_kwargs,
-            max_rows=args.generation_rows,
-            unwrap=self._yield_generating_model,
+            max_rows=self.args.generation_rows,
+            unwrap=unwrap,
             engine=engine,
         )
 
@@ -311,32 +349,30 @@ class SelfPlayTrainer(GRPOTrainer):
         synchronize = None
         if self.player.engine is not None and world > 1:
 
-            def synchronize(pending: int) -> int:
-                return max(gather_object([pending]))
+            def synchronize(level: int) -> int:
+                return max(gather_object([level]))
 
-        batches, order = [], []
+        schedule = self.lineup.schedule(generation, self.args.games_per_generation)
+        matches, order = self.lineup.matches(schedule, generation, mine, seeds, every=synchronize is not None)
         with self.generation(own_games=True):
-            for g, game in enumerate(self.games):
-                here = mine % len(self.games) == g
-                if here.any() or synchronize is not None:
-                    batches.append(
-                        play(
-                            game,
-                            [self.player] * make_game(game).num_players,
-                            seeds[here],
-                            illegal=self.args.illegal_moves,
-                            max_turns=self.args.max_turns,
-                            synchronize=synchronize,
-                        )
-                    )
-                    order.append(mine[here])
-        return EpisodeBatch.concatenate(batches), np.concatenate(order)
+            batch = play_matches(
+                matches,
+                illegal=self.args.illegal_moves,
+                max_turns=self.args.max_turns,
+                synchronize=synchronize,
+                collective=[self.player],
+            )
+        learner = schedule.learner(self.lineup.seats)[order][:, : batch.outcomes.returns.shape[1]]
+        return replace(batch, outcomes=replace(batch.outcomes, learner=learner)), order
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
         started = time.perf_counter()
         args, device = self.args, self.accelerator.device
         self.player.policy_version = self.state.global_step
-        batch, order = self.play_generation(self._step // (args.steps_per_generation * self.num_iterations))
+        generation = self._step // (args.steps_per_generation * self.num_iterations)
+        if self.pool is not None:
+            self.pool.snapshot(generation, self.state.global_step)
+        batch, order = self.play_generation(generation)
         self.last_batch = batch
         for log in (*(self._logs[name] for name in _COMPLETION_COLUMNS), *self._logs["extra"].values()):
             log.clear()
@@ -352,7 +388,7 @@ class SelfPlayTrainer(GRPOTrainer):
         num_turns, num_tokens = counts.sum(0).tolist()
 
         if self._shaping:
-            advantages = advantages + self._shaping_rewards(batch, turns, num_rows)
+            advantages = advantages + shaping_rewards(self, batch, turns, num_rows)
         rows = training_rows(
             batch,
             turns,
@@ -365,90 +401,18 @@ class SelfPlayTrainer(GRPOTrainer):
         )
         trained_tokens = self.accelerator.gather(rows["completion_mask"].sum()).sum()
         per_turn = self._normalizer == "dr_grpo"
+        # At least 1: against opponents there may be a generation in which the policy was never asked
         rows["num_items_in_batch"] = (
-            torch.tensor(float(num_turns * self.max_completion_length), device=device) if per_turn else trained_tokens
+            torch.tensor(float(max(1, num_turns) * self.max_completion_length), device=device)
+            if per_turn
+            else trained_tokens.clamp(min=1)
         )
-        self._score(rows)
+        score_rows(self, rows)
         seconds = time.perf_counter() - started
         self.seconds["generation"] += seconds
-        self._record(batch, turns, outcomes, advantages, num_turns, num_tokens, seconds)
+        against = self.lineup.record(self.lineup.schedule(generation, args.games_per_generation), generation, outcomes)
+        self._record(batch, turns, outcomes, advantages, num_turns, num_tokens, seconds, against)
         return rows
-
-    def _score(self, rows: dict[str, torch.Tensor]) -> None:
-        """Adds what the loss needs of earlier policies: `old_per_token_logps`, `ref_per_token_logps` (N, C), and vLLM's
-        `importance_sampling_ratio`."""
-        args = self.args
-        correct = self.use_vllm and self.vllm_importance_sampling_correction
-        sampling = rows.pop("sampling_per_token_logps", None)
-        if correct and sampling is None:
-            raise ValueError("vLLM answered no log-probabilities; set vllm_importance_sampling_correction=False.")
-        ids = torch.cat([rows["prompt_ids"], rows["completion_ids"]], dim=1)
-        mask = torch.cat([rows["prompt_mask"], rows["completion_mask"]], dim=1)
-        length = rows["completion_ids"].size(1)
-
-        def logps(model: torch.nn.Module) -> torch.Tensor:
-            return self._get_per_token_logps_and_entropies(
-                model, ids, mask, length, batch_size=args.per_device_train_batch_size
-            )[0]
-
-        with torch.no_grad(), disable_gradient_checkpointing(self.model, args.gradient_checkpointing_kwargs):
-            # Where a generation is spent within one optimizer step, the old policy is the current one
-            if args.gradient_accumulation_steps % (args.steps_per_generation * self.num_iterations) or correct:
-                rows["old_per_token_logps"] = logps(self.model)
-            if self.beta != 0.0:
-                if self.ref_model is not None:
-                    rows["ref_per_token_logps"] = logps(self.ref_model)
-                else:
-                    from trl.trainer.utils import use_adapter
-
-                    peft_model = self.accelerator.unwrap_model(self.model)
-                    with use_adapter(peft_model, adapter_name="ref" if "ref" in peft_model.peft_config else None):
-                        rows["ref_per_token_logps"] = logps(self.model)
-        if self.use_vllm and sampling is not None:
-            rows["sampling_per_token_logps"] = sampling
-        if correct and sampling is not None:
-            rows["importance_sampling_ratio"] = importance_sampling_ratio(
-                rows["old_per_token_logps"],
-                sampling,
-                rows["completion_mask"],
-                mode=self.vllm_importance_sampling_mode,
-                low=self.vllm_importance_sampling_clip_min,
-                high=self.vllm_importance_sampling_clip_max,
-            )
-
-    def _shaping_rewards(self, batch: EpisodeBatch, turns: LearnerTurns, num_rows: int) -> np.ndarray:
-        """`[T]` weighted sum of the reward functions, for the learner's turns. Logged by function."""
-        steps = [batch.samples[sample] for sample in turns.sample]
-        index = list(range(len(steps))) + [0] * (num_rows - len(steps))  # TRL gathers equal counts
-        inputs = [
-            {
-                "prompt": list(steps[i].turn.messages),
-                "game": steps[i].turn.game,
-                "role": steps[i].turn.role,
-                "action": steps[i].reply.action,
-                "error": steps[i].reply.error,
-                "seat_return": float(batch.outcomes.returns[turns.episode[i], turns.player[i]]),
-            }
-            for i in index
-        ]
-        completions = [[{"role": "assistant", "content": steps[i].reply.text}] for i in index]
-        ids = [list(steps[i].reply.completion_ids or ()) for i in index]
-        gathered = self._calculate_rewards(inputs, [row["prompt"] for row in inputs], completions, ids)
-        own = gathered[self.accelerator.process_index * num_rows :][: len(steps)]
-        real = torch.cat([torch.arange(num_rows) < count for count in gather_object([len(steps)])]).to(gathered.device)
-        metrics = self._metrics["train"]
-        for i, name in enumerate(self.reward_func_names):
-            metrics[f"rewards/{name}/mean"].append(torch.nanmean(gathered[real, i]).item())
-        # What the functions gave to TRL's `log_metric` and `log_extra`
-        for name in sorted(set(gather_object(list(self._pending_metrics)))):
-            metrics[name].append(float(np.mean(gather_object(self._pending_metrics.get(name, [])))))
-        for column in sorted(set(gather_object(list(self._pending_extra_logs)))):
-            values = self._pending_extra_logs.get(column, [None] * len(steps))
-            self._logs["extra"][column].extend(gather_object(values[: min(len(steps), COMPLETION_ROWS)]))
-        self._pending_metrics.clear()
-        self._pending_extra_logs.clear()
-        weighted = (own * self.reward_weights.to(own.device)).nansum(dim=1)
-        return weighted.double().cpu().numpy()
 
     def _record(
         self,
@@ -459,6 +423,7 @@ class SelfPlayTrainer(GRPOTrainer):
         num_turns: int,
         num_tokens: int,
         seconds: float,
+        against: dict[str, float],
     ) -> None:
         """Metrics of a generation, over all processes, and the rows of the completions table."""
         self.played["games"] += len(outcomes)
@@ -469,8 +434,9 @@ class SelfPlayTrainer(GRPOTrainer):
         for name, value in {
             **outcome_metrics(outcomes, self.advantage.baselines),
             **turn_metrics(turn_sums(batch, turns, advantages)),
-            "reward": float(np.nanmean(outcomes.returns)),
-            "reward_std": float(np.nanstd(outcomes.returns)),
+            **against,
+            "reward": float(outcomes.returns[outcomes.learner].mean()),
+            "reward_std": float(outcomes.returns[outcomes.learner].std()),
             "self_play/tokens_per_second": num_tokens / seconds,
         }.items():
             metrics[name].append(value)
@@ -534,6 +500,8 @@ class SelfPlayTrainer(GRPOTrainer):
                 discard_run(self.args.output_dir)
             else:
                 abandon_after(resume)
+        if self.pool is not None:
+            self.pool.reset()
         self.accelerator.wait_for_everyone()
         on_start = self.args.eval_on_start
         self.args.eval_on_start = on_start and resume is None  # its figures are in the log of the run it continues
@@ -552,52 +520,12 @@ class SelfPlayTrainer(GRPOTrainer):
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
-        micro_steps = self.args.steps_per_generation * self.num_iterations
-        unspent = self._step % micro_steps != 0
-        if unspent and self._buffered_inputs is not None:
-            save_buffer(folder, self.accelerator.process_index, self._buffered_inputs)
-        if self.args.sync_ref_model and self.ref_model is not None and self.args.should_save:
-            reference = self.accelerator.unwrap_model(self.ref_model)
-            save_file(
-                {name: p.detach().cpu().clone() for name, p in reference.named_parameters()},
-                os.path.join(folder, REFERENCE_NAME),
-            )
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            state = {
-                "micro_step": self._step,
-                "unspent_generation": unspent,
-                "micro_steps_per_generation": micro_steps,
-                "advantage": self.advantage.state_dict(),
-                "played": self.played,
-                "seconds": self.seconds,
-                "games": list(self.games),
-                "processes": self.accelerator.num_processes,
-                "model_only": self.args.save_only_model,
-            }
-            write_state(folder, state)
-            rotate(os.path.dirname(folder), limit, self.state.best_model_checkpoint)
+        save_state(self, folder, limit)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        state = read_state(checkpoint)
-        self.advantage.load_state_dict(state["advantage"])
-        self._step = state["micro_step"]
-        self.played = dict(state["played"])
-        self.seconds = dict(state["seconds"])
-        if state["unspent_generation"]:
-            if state["processes"] != self.accelerator.num_processes:
-                raise ValueError(
-                    f"{checkpoint} was saved inside a generation by {state['processes']} processes; resume it with as "
-                    f"many, not {self.accelerator.num_processes}."
-                )
-            self._buffered_inputs = load_buffer(checkpoint, self.accelerator.process_index, self.accelerator.device)
-        path = os.path.join(checkpoint, REFERENCE_NAME)
-        if self.args.sync_ref_model and self.ref_model is not None:
-            reference = self.accelerator.unwrap_model(self.ref_model)
-            reference.load_state_dict(load_file(path), strict=False)
+        if checkpoint is not None:
+            load_state(self, checkpoint)
 
     # --------------------------------------------------------------------------------------------------- evaluation
 

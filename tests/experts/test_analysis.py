@@ -70,7 +70,7 @@ def test_positions_that_the_equilibrium_never_reaches_have_values(make_known):
 
 
 def test_a_hand_of_a_match_is_analysed_as_a_hand(known):
-    game = make_game("kuhn_poker(rounds=2)")
+    game = make_game("kuhn_poker(rounds=3)")
     game.reset(0)
     hands = 0
     while game.ending is None:
@@ -115,11 +115,19 @@ def test_an_analysis_is_of_an_action_that_is_played():
     assert Move("me", "bet") == Move("me", "bet")
 
 
-def test_games_that_no_solver_has_the_rules_of_are_refused(known):
-    game = make_game("kuhn_poker(rules=spiral)")
-    game.reset(0)
-    with pytest.raises(ValueError, match="no solver has the rules"):
-        EquilibriumAnalyst(known).analyse(game.turns()[0], "check")
+def test_what_a_bet_costs_depends_on_the_rules():
+    spiral = next(turn for turn in tabulate("kuhn_poker(rules=spiral)").turns if turn.infoset == "0|K|bet")
+    analysis = played(EquilibriumAnalyst(CFRPlayer()), "", spiral)
+    # No chips move: the pot is worth 1, called or not
+    assert dict(zip(analysis.actions, analysis.values, strict=True)) == pytest.approx({"fold": -1.0, "call": 1.0})
+
+
+def test_games_without_a_table_are_refused(known):
+    for name in ("simple_negotiation", "liars_dice(numdice=2)"):
+        game = make_game(name)
+        game.reset(0)
+        with pytest.raises(ValueError, match="has no table"):
+            EquilibriumAnalyst(known).analyse(game.turns()[0], "1 x 1")
 
 
 def test_leduc_poker_with_its_public_card():

@@ -306,13 +306,18 @@ def test_folders_that_are_taken(tmp_path):
         collect(SETTINGS, tmp_path / "set")
 
 
-def test_a_set_names_no_folder_of_the_machine(tmp_path, monkeypatch):
-    (tmp_path / "models" / "mine").mkdir(parents=True)
-    name = str(tmp_path / "models" / "mine")
-    settings = ExpertSettings(("kuhn_poker",), expert=name, decisions=3)
-    player = Scripted(lambda turn: f"[{turn.legal_actions[-1]}]")
-    dataset = make_decisions(settings, seat_players(settings, {name: player}))
-    assert set(dataset["policy"]) == {"mine"}
+def test_a_models_own_games_and_no_path_of_the_machine(tmp_path):
+    from spiral_trl.training.tiny import save_tiny_model, warm_start
+
+    game = "kuhn_poker(observation=compact)"
+    folder = save_tiny_model(tmp_path / "models" / "mine", 0)
+    warm_start(folder, game, folder, seed=0, steps=40)
+    settings = ExpertSettings((game,), expert=str(folder), decisions=60)
+    dataset = make_decisions(settings)
+    assert len(dataset) == 60 and set(dataset["policy"]) == {"mine"}
+    assert all(row["reward"] > 0 for row in dataset) and "fold" not in set(dataset["action"])
+    with pytest.raises(ValueError, match="writes its own replies"):
+        make_decisions(ExpertSettings((game,), expert=str(folder), decisions=60, boxed=True))
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input
@@ -342,8 +347,8 @@ def test_players_are_checked_before_anything_is_played():
 
     with refused(match="unknown player 'cfrr'"):
         seat_players(ExpertSettings(("kuhn_poker",), expert="cfrr"))
-    with refused(match="cfr cannot play"):
-        seat_players(ExpertSettings(("kuhn_poker(rules=spiral)",), expert="cfr"))
+    with refused(match="cfr cannot play simple_negotiation"):
+        seat_players(ExpertSettings(("simple_negotiation",), expert="cfr"))
     with refused(match="unknown player 'rondom'"):
         seat_players(ExpertSettings(("kuhn_poker",), opponent="rondom"))
     with refused(match="random gives no reasons"):
@@ -356,8 +361,8 @@ def test_players_are_checked_before_anything_is_played():
 def test_the_solver_of_a_game():
     assert resolve("solver", "kuhn_poker") == "cfr"
     assert resolve("random", "kuhn_poker") == "random"
-    with pytest.raises(ValueError, match=r"no solver plays kuhn_poker\(rules=spiral\): cfr cannot play"):
-        resolve("solver", "kuhn_poker(rules=spiral)")
+    with pytest.raises(ValueError, match=r"no solver plays simple_negotiation: cfr cannot play"):
+        resolve("solver", "simple_negotiation")
 
 
 def test_progress_counts_all_games():

@@ -194,9 +194,9 @@ def read_checkpoint(folder):
     from safetensors.torch import load_file
 
     found = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted([*folder.iterdir(), *folder.glob("pool/*")]):
         if path.suffix == ".safetensors":
-            found[path.name] = load_file(path)
+            found[str(path.relative_to(folder))] = load_file(path)
         elif path.name in ("optimizer.pt", "scheduler.pt") or path.name.startswith("rng_state"):
             found[path.name] = torch.load(path, weights_only=False)
         elif path.suffix == ".json":

@@ -130,13 +130,13 @@ def test_a_long_game_gets_a_longer_context():
 
 
 def test_random_play_of_a_game_without_a_table_is_legal():
-    game = "tic_tac_toe(observation=compact)"
+    game = "connect_four(observation=compact)"
     assert tabulate(game) is None
     dataset = random_play_dataset(game, 400, seed=0)
     boards = set()
     for prompt, completion in zip(dataset["prompt"], dataset["completion"], strict=True):
         cells = prompt[-1]["content"].split("board ")[1].split()
-        assert cells[int(completion[0]["content"][1:-1])] == "."
+        assert cells[int(completion[0]["content"][1:-1])] == "."  # the column's uppermost cell
         boards.add(tuple(cells))
     assert len(boards) > 250  # distinct positions, not those that games pass most often
     assert dataset.to_list() == random_play_dataset(game, 400, seed=0).to_list()

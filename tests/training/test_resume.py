@@ -77,6 +77,25 @@ VARIANTS = {
     "several games": {"games": ["kuhn_poker(observation=compact)", "kuhn_poker(observation=compact, seat_bonus=1)"]},
     "games as text": {"illegal_moves": "retry(1)", "save_steps": 5},
     "one baseline for both roles": {"advantage": "shared", "save_steps": 5},
+    "opponents": {"opponents": ["self", "random", "cfr"], "save_steps": 5},
+    "shares of games": {
+        "games": ["kuhn_poker(observation=compact)", "kuhn_poker(observation=compact, seat_bonus=1)"],
+        "game_weights": [3, 1],
+        "save_steps": 5,
+    },
+    "a pool, inside a generation": {
+        "opponents": {"self": 1, "random": 1, "pool(matchmaking=pfsp,every=1,size=3)": 2},
+        "save_steps": 5,
+    },
+    "a pool, before it takes a snapshot": {
+        "opponents": {"pool(matchmaking=rating,every=2,size=2)": 1},
+        "save_steps": 4,
+    },
+    "a pool, games as text": {
+        "opponents": {"self": 1, "pool(every=2)": 1},
+        "illegal_moves": "retry(1)",
+        "save_steps": 5,
+    },
     "adaptive entropy": {"use_adaptive_entropy": True, "entropy_target": 2.0, "entropy_coef_delta": 1e-3},
 }
 
@@ -163,7 +182,7 @@ def test_a_checkpoint_cut_off_before_its_mark_is_not_whole(make_trainer, tmp_pat
             raise EndAfter.Ended
         write_state(folder, state)
 
-    from spiral_trl.training import trainer as module
+    from spiral_trl.training import saving as module
 
     write_state = module.write_state
     monkeypatch.setattr(module, "write_state", end)
