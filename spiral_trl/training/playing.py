@@ -93,13 +93,15 @@ class PlayingTrainer(GRPOTrainer):
             eos_token_ids=self.eos_token_ids,
             generation_kwargs=self.args.generation_kwargs,
             chat_template_kwargs=self.chat_template_kwargs,
+            prompt_template=self.args.prompt_template,
             max_rows=self.args.generation_rows,
             unwrap=unwrap,
             engine=engine,
         )
 
     def make_opponent(self, name: str) -> Player:
-        """A player by name. Models are put beside the policy and sampled as it is."""
+        """A player by name. Models are put beside the policy, and asked and sampled as it is unless the name says
+        otherwise."""
         device = self.accelerator.device
         settings = ModelSettings(
             max_new_tokens=self.max_completion_length,
@@ -107,6 +109,7 @@ class PlayingTrainer(GRPOTrainer):
             top_p=self.top_p,
             top_k=self.top_k,
             chat_template_kwargs=self.chat_template_kwargs,
+            prompt_template=self.args.prompt_template,
             max_rows=self.args.generation_rows,
             device=str(device) if device.type in ("cpu", "cuda", "mps") else None,
             trust_remote_code=self.args.trust_remote_code,

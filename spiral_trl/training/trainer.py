@@ -189,7 +189,7 @@ class SelfPlayTrainer(PlayingTrainer):
                 "beta > 0 needs a reference model, which TRL loads by name: save the model and pass its folder."
             )
         if processing_class is not None:
-            check_chat_template(processing_class)
+            check_chat_template(processing_class, args.prompt_template)
         shaping = reward_funcs if isinstance(reward_funcs, list) else [] if reward_funcs is None else [reward_funcs]
 
         placeholder = Dataset.from_dict({"prompt": ["self-play"]})
