@@ -35,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: exact where that is possible, sampled or a lower bound elsewhere (default: auto)",
     )
+    parser.add_argument(
+        "--moves",
+        choices=("auto", "off"),
+        default="auto",
+        help="auto: how often it finds a best move, in games that can be solved (default: auto)",
+    )
     parser.add_argument("--samples", type=int, metavar="K", help="sample K replies for each turn of the game instead")
     add_game_arguments(parser, pairs=256)
 
@@ -61,6 +67,7 @@ def run(options: argparse.Namespace) -> None:
         options.pairs,
         options.seed,
         exploitability=options.exploitability == "auto",
+        moves=options.moves == "auto",
         samples=options.samples,
         illegal=options.illegal,
         max_turns=options.max_turns,
@@ -111,7 +118,12 @@ def _show(measures: PlayerMeasures) -> None:
             ["opponent", "seat", "games", "won %", "drawn %", "lost %", "mean return", "illegal %", "truncated %"],
             rows,
         )
-        print(f"exploitability: {_exploitability(game)}\n")
+        print(f"exploitability: {_exploitability(game)}")
+        if game.moves is not None:
+            best = with_interval(game.moves.best_move_rate, 100, 1)
+            lost = with_interval(game.moves.value_lost_per_move, digits=3)
+            print(f"moves: {best}% best of {game.moves.moves} against itself; a move gives away {lost} points")
+        print()
 
 
 def _exploitability(game: GameMeasures) -> str:

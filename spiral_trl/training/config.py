@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from trl import GRPOConfig
 
 from ..advantages import make_advantage
+from ..players.prompts import find_prompt_template
 from ..rollout import IllegalMoves
 from .opponents import read_opponents
 
@@ -81,6 +82,9 @@ class SelfPlayConfig(GRPOConfig):
             as in the SPIRAL release), `"retry(k)"` or `"random_legal"`. See [`~spiral_trl.rollout.IllegalMoves`].
         generation_rows (`int`, *optional*, defaults to `512`):
             Most rows in one forward pass of generation.
+        prompt_template (`str`, *optional*, defaults to `"chat"`):
+            How turns are written as prompts: `"chat"` (the tokenizer's chat template), `"qwen3_base"`,
+            `"r1_distill"` or `"llama_instruct"`. See [`~spiral_trl.players.prompts.PromptTemplate`].
         game_weights (`list[float]`, *optional*):
             Shares of the games, in their order. By default equal.
 
@@ -190,6 +194,13 @@ class SelfPlayConfig(GRPOConfig):
         },
     )
     generation_rows: int = field(default=512, metadata={"help": "Most rows in one forward pass of generation."})
+    prompt_template: str = field(
+        default="chat",
+        metadata={
+            "help": "How turns are written as prompts: 'chat' (the tokenizer's chat template), 'qwen3_base', "
+            "'r1_distill' or 'llama_instruct'."
+        },
+    )
     game_weights: list[float] | None = field(
         default=None, metadata={"help": "Shares of the games, in their order. By default equal."}
     )
@@ -272,6 +283,7 @@ class SelfPlayConfig(GRPOConfig):
                 if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < inf:
                     raise ValueError(f"game_weights holds {weight!r}, but every share must be a number above 0.")
         IllegalMoves.parse(self.illegal_moves)
+        find_prompt_template(self.prompt_template)
         make_advantage(self.advantage, self.baseline_decay)
         if self.loss_type not in LOSS_TYPES:
             raise ValueError(

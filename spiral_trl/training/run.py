@@ -215,7 +215,7 @@ def _check_tokenizer(args: SelfPlayConfig, model_args: ModelConfig) -> None:
         )
     except (OSError, ValueError) as error:
         raise ValueError(f"model_name_or_path={model_args.model_name_or_path!r}: {error}") from error
-    check_chat_template(tokenizer)
+    check_chat_template(tokenizer, args.prompt_template)
 
 
 def _plain_config(run: RunArguments, args: SelfPlayConfig) -> SelfPlayConfig:

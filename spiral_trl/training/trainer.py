@@ -203,7 +203,7 @@ class SelfPlayTrainer(GRPOTrainer):
                 "beta > 0 needs a reference model, which TRL loads by name: save the model and pass its folder."
             )
         if processing_class is not None:
-            check_chat_template(processing_class)
+            check_chat_template(processing_class, args.prompt_template)
         shaping = reward_funcs if isinstance(reward_funcs, list) else [] if reward_funcs is None else [reward_funcs]
 
         placeholder = Dataset.from_dict({"prompt": ["self-play"]})
@@ -292,6 +292,7 @@ class SelfPlayTrainer(GRPOTrainer):
             eos_token_ids=self.eos_token_ids,
             generation_kwargs=self.args.generation_kwargs,
             chat_template_kwargs=self.chat_template_kwargs,
+            prompt_template=self.args.prompt_template,
             max_rows=self.args.generation_rows,
             unwrap=unwrap,
             engine=engine,
