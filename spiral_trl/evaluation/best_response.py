@@ -120,7 +120,7 @@ def train_best_response(
         game_name (`str`): Name of the game, for two players and with listed actions.
         episodes (`int`): Games, half of them in each seat.
         seed (`int`, *optional*, defaults to `0`): Deals and replies derive from it.
-        max_turns (`int`, *optional*, defaults to `50`): See [`~spiral_trl.rollout.play`].
+        max_turns (`int`, *optional*, defaults to `1000`): See [`~spiral_trl.rollout.play`].
 
     Raises:
         `ValueError`: If the game does not have two seats or has free-text actions, or `episodes` is less than 2.
