@@ -48,6 +48,50 @@ def run_recipe(main: Callable[[Sequence[str] | None], object], argv: Sequence[st
     run_main(main, argv)
 
 
+def self_play_parser() -> RecipeParser:
+    """The parser of recipes that train by self-play: every field of SelfPlayConfig, TRL's ModelConfig and
+    RunArguments."""
+    from trl import ModelConfig
+
+    from .training.config import SelfPlayConfig
+    from .training.run import RunArguments
+
+    return RecipeParser((RunArguments, SelfPlayConfig, ModelConfig))
+
+
+def self_play_recipe(default_config: Path) -> Callable[[Sequence[str] | None], None]:
+    """The `main(argv)` of a recipe that trains by self-play, measures, and prints a table.
+
+    Args:
+        default_config (`Path`): The YAML that is read where `--config` names none.
+    """
+
+    def main(argv: Sequence[str] | None = None) -> None:
+        from .training.run import run_self_play
+        from .training.summary import format_summary
+
+        argv, config = with_default_config(argv, default_config)
+        run_args, training_args, model_args = self_play_parser().parse_args_and_config(argv)
+        metrics = run_self_play(run_args, training_args, model_args, recipe=Path(config).name)
+        if training_args.process_index == 0:
+            print(format_summary(metrics))
+            print(f"\nreport: {training_args.output_dir}/report.html    card: {training_args.output_dir}/README.md")
+
+    return main
+
+
+def with_default_config(argv: Sequence[str] | None, default_config: Path) -> tuple[list[str], str]:
+    """The arguments (by default those of the command line) with `--config` in two words, `default_config` where none is given, and the file that it names."""
+    given_words = sys.argv[1:] if argv is None else argv
+    words = [
+        part for given in given_words for part in (given.split("=", 1) if given.startswith("--config=") else [given])
+    ]
+    if "--config" not in words and not {"-h", "--help"} & set(words):
+        words = ["--config", str(default_config), *words]
+    at = words.index("--config") + 1 if "--config" in words else len(words)
+    return words, words[at] if at < len(words) else ""
+
+
 class RecipeParser(TrlParser):
     """[`~trl.TrlParser`] that takes nothing on trust: every mistake in a YAML or a flag ends in a `UsageError`.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import PlayError, usage_errors
 from ..experts.collect import KEEP, ExpertSettings, Progress, begin, collect, seat_players
+from ..rollout import MAX_TURNS
 
 
 HELP = "Collect decisions of solvers, or of the winners of a model's self-play, as a dataset for TRL's SFTTrainer."
@@ -36,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--think", action="store_true", help="put the reasons into <think>...</think>")
     parser.add_argument("--boxed", action="store_true", help="write \\boxed{action} instead of [action]")
     parser.add_argument("--illegal", default="forfeit", help="what an illegal reply does (default: forfeit)")
-    parser.add_argument("--max-turns", type=int, default=50, help="turns after which a game is dropped (default: 50)")
+    parser.add_argument(
+        "--max-turns", type=int, default=MAX_TURNS, help=f"turns after which a game is dropped (default: {MAX_TURNS})"
+    )
     parser.add_argument("--games-per-round", type=int, help="games played at once and written as one file")
     parser.add_argument("--seed", type=int, default=0, help="deals and replies derive from it (default: 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was collected as JSON too")

@@ -109,7 +109,7 @@ def measure_player(
             Players that are paid or waited for: as above.
         samples (`int`, *optional*): Replies to sample for each turn.
         illegal (`str`, *optional*, defaults to `"forfeit"`): See [`~spiral_trl.rollout.IllegalMoves`].
-        max_turns (`int`, *optional*, defaults to `50`): See [`~spiral_trl.rollout.play`].
+        max_turns (`int`, *optional*, defaults to `1000`): See [`~spiral_trl.rollout.play`].
         progress (`Callable`, *optional*): Called before each part with the number of parts that are over, how many
             there are, and what is next.
 

@@ -68,7 +68,7 @@ class ExpertSettings:
         seed (`int`, *optional*, defaults to `0`): Deals and replies derive from it and the index of the game.
         illegal (`str`, *optional*, defaults to `"forfeit"`): See [`~spiral_trl.rollout.IllegalMoves`]. Illegal replies
             are never kept.
-        max_turns (`int`, *optional*, defaults to `50`): Turns after which a game is truncated, and dropped.
+        max_turns (`int`, *optional*, defaults to `1000`): Turns after which a game is truncated, and dropped.
         games_per_round (`int`, *optional*): Games played at once and written as one file. By default at most 8,192 where
             a solver plays a small game, else at most 256.
     """

@@ -10,11 +10,12 @@ from typing import Any
 SCHEMA = 1
 METHODS = ("exact", "sampled", "lower bound")
 STAGES = ("start", "final", "plain")
-# All fields; `rules` (two sentences) and `game_value` (by role) say what is not known of the game here.
+# All fields; `rules` (two sentences) and `game_value` (by role) say what is not known of the game here, and `by_game`
+# holds those of one game (`_check_figures`) for each game of a run on several.
 _KNOWN = (
     *("schema", "game", "finished", "model", "recipe", "command", "exploitability", "illegal_move_rate", "games"),
     *("turns", "tokens", "seconds", "seed", "versions", "machine", "results", "strategy", "equilibrium_alpha"),
-    *("curves", "training", "games_trained", "rules", "game_value"),
+    *("curves", "training", "games_trained", "rules", "game_value", "by_game"),
 )
 
 
@@ -38,29 +39,44 @@ def check_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(model.get("name"), str):
         raise ValueError(f"metrics['model']['name'] is {model.get('name')!r}; it must be a text")
     for name, kind in (
-        ("exploitability", dict), ("illegal_move_rate", dict), ("seconds", dict), ("versions", dict),
-        ("machine", dict), ("training", dict), ("curves", dict), ("game_value", dict), ("results", list),
-        ("strategy", list), ("games_trained", list), ("recipe", str), ("command", str), ("rules", str),
+        ("seconds", dict), ("versions", dict), ("machine", dict), ("training", dict), ("game_value", dict),
+        ("games_trained", list), ("recipe", str), ("command", str), ("rules", str), ("by_game", dict),
     ):  # fmt: skip
         _check(metrics, name, kind)
-    for name in ("games", "turns", "tokens", "equilibrium_alpha"):
+    for name in ("games", "turns", "tokens"):
         _number(metrics, name, "metrics")
-    exploitability = metrics.get("exploitability") or {}
+    for name, value in (metrics.get("seconds") or {}).items():
+        _number({name: value}, name, "metrics['seconds']")
+    _check_figures(metrics, "metrics")
+    for game, figures in (metrics.get("by_game") or {}).items():
+        where = f"metrics['by_game'][{game!r:.80}]"
+        if not isinstance(figures, Mapping):
+            raise ValueError(f"{where} is {figures!r:.80}; it must be a dictionary")
+        _check_figures(figures, where)
+    return dict(metrics)
+
+
+def _check_figures(figures: Mapping[str, Any], place: str) -> None:
+    """The fields that hold figures of one game."""
+    for name, kind in (
+        ("exploitability", dict), ("illegal_move_rate", dict), ("curves", dict), ("results", list), ("strategy", list),
+    ):  # fmt: skip
+        _check(figures, name, kind, place)
+    _number(figures, "equilibrium_alpha", place)
+    exploitability = figures.get("exploitability") or {}
     for name in (*STAGES, "final_given_legal", "plain_given_legal", "unexplored_mass", "samples", "floor"):
-        _number(exploitability, name, "metrics['exploitability']")
+        _number(exploitability, name, f"{place}['exploitability']")
     method = exploitability.get("method")
     if method is not None and str(method).replace("_", " ") not in METHODS:
         near = difflib.get_close_matches(str(method), METHODS, n=1, cutoff=0)
         raise ValueError(
-            f"metrics['exploitability']['method'] is {method!r}; it must be one of {', '.join(METHODS)} "
+            f"{place}['exploitability']['method'] is {method!r}; it must be one of {', '.join(METHODS)} "
             f"(nearest: {near[0]})"
         )
     for name in STAGES:
-        _number(metrics.get("illegal_move_rate") or {}, name, "metrics['illegal_move_rate']")
-    for name, value in (metrics.get("seconds") or {}).items():
-        _number({name: value}, name, "metrics['seconds']")
-    for i, row in enumerate(metrics.get("results") or []):
-        where = f"metrics['results'][{i}]"
+        _number(figures.get("illegal_move_rate") or {}, name, f"{place}['illegal_move_rate']")
+    for i, row in enumerate(figures.get("results") or []):
+        where = f"{place}['results'][{i}]"
         if not isinstance(row, Mapping) or not isinstance(row.get("opponent"), str):
             raise ValueError(f"{where} is {row!r:.80}; it must be a dictionary with an 'opponent'")
         for name in ("win_rate", "mean_return"):
@@ -68,8 +84,8 @@ def check_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
                 _numbers(row[name], 3, f"{where}[{name!r}]", "value, lower and upper end of its interval")
         for name in ("seat", "games", "draw_rate"):
             _number(row, name, where)
-    for i, row in enumerate(metrics.get("strategy") or []):
-        where = f"metrics['strategy'][{i}]"
+    for i, row in enumerate(figures.get("strategy") or []):
+        where = f"{place}['strategy'][{i}]"
         if not isinstance(row, Mapping) or not row.get("actions"):
             raise ValueError(f"{where} is {row!r:.80}; it must be a dictionary with 'actions'")
         size = len(row["actions"])
@@ -82,18 +98,17 @@ def check_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
                 raise ValueError(f"{where}['equilibrium'] is {bands!r:.80}; it must be one range for each action")
             for band in bands:
                 _numbers(band, 2, f"{where}['equilibrium']", "lower and upper end of a range")
-    for run, points in (metrics.get("curves") or {}).items():
+    for run, points in (figures.get("curves") or {}).items():
         if points is not None and not isinstance(points, list):
-            raise ValueError(f"metrics['curves'][{run!r}] is {points!r:.80}; it must be a list of points")
+            raise ValueError(f"{place}['curves'][{run!r}] is {points!r:.80}; it must be a list of points")
         for i, point in enumerate(points or []):
-            where = f"metrics['curves'][{run!r}][{i}]"
+            where = f"{place}['curves'][{run!r}][{i}]"
             if not isinstance(point, Mapping):
                 raise ValueError(f"{where} is {point!r:.80}; it must be a dictionary")
             for name in ("step", "games", "exploitability", "illegal_move_rate"):
                 _number(point, name, where)
             for role, value in (_check(point, "return", dict, where) or {}).items():
                 _number({role: value}, role, f"{where}['return']")
-    return dict(metrics)
 
 
 def _check(holder: Mapping[str, Any], name: str, kind: type, where: str = "metrics") -> Any:

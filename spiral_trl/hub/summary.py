@@ -70,6 +70,24 @@ class StrategyRow:
 
 
 @dataclass(frozen=True)
+class GameRow:
+    """The main figures of one game of several, as shown.
+
+    Args:
+        game (`str`): The game.
+        method (`str`): How its exploitability was measured.
+        exploitability, illegal (`dict[str, str]`): By stage: `start`, `final`, `plain`.
+        results (`list[dict]`): Against fixed opponents, by seat.
+    """
+
+    game: str
+    method: str
+    exploitability: dict[str, str]
+    illegal: dict[str, str]
+    results: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Summary:
     """A run in words and figures; see [`summarise`]."""
 
@@ -87,6 +105,7 @@ class Summary:
     infosets: int
     worst_illegal: float | None
     caveats: list[str] = field(default_factory=list)
+    games: list[GameRow] = field(default_factory=list)  # of a run on several
 
     @property
     def game_id(self) -> str:
@@ -188,7 +207,25 @@ def summarise(metrics: Mapping[str, Any]) -> Summary:
         infosets=len(table),
         worst_illegal=max(illegal, default=None),
         caveats=_caveats(cleaned, exploitability),
+        games=_games(cleaned),
     )
+
+
+def _games(metrics: Mapping[str, Any]) -> list[GameRow]:
+    rows = []
+    for game, figures in (metrics.get("by_game") or {}).items():
+        exploitability, illegal = figures.get("exploitability") or {}, figures.get("illegal_move_rate") or {}
+        unit = f", {exploitability['unit']}" if exploitability.get("unit") else ""
+        rows.append(
+            GameRow(
+                game=game,
+                method=f"{_method(exploitability)[0]}{unit}",
+                exploitability={stage: _shown_exploitability(figures, stage) for stage in STAGES},
+                illegal={stage: percent(illegal.get(stage)) for stage in STAGES},
+                results=figures.get("results") or [],
+            )
+        )
+    return rows
 
 
 def _clean(value: Any) -> Any:
@@ -330,8 +367,9 @@ def _caveats(metrics: Mapping[str, Any], exploitability: Mapping[str, Any]) -> l
     if metrics.get("finished") is False:
         caveats.append("The run was not finished: the figures are those of its last measurement.")
     if metrics["model"].get("embedded"):
+        built_for = "these games" if metrics.get("by_game") else "this one game"
         caveats.append(
-            "The embedded model is far smaller than any language model in use and was built for this one game: its "
+            f"The embedded model is far smaller than any language model in use and was built for {built_for}: its "
             "results do not carry over to them."
         )
     method = str(exploitability.get("method") or "").replace("_", " ")

@@ -17,8 +17,9 @@ from .table import play_table
 from .text import play_text
 
 
-# The release's limit; every game of the package ends long before.
-MAX_TURNS = 50
+# Only a game that never ends comes so far: random players need about 130 turns of Pig. Training has a limit of its own,
+# the release's 50.
+MAX_TURNS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ def play_matches(
     Args:
         matches (`Sequence[Match]`): What is played. A match may have no seeds.
         illegal (`str`, *optional*, defaults to `"forfeit"`): See [`IllegalMoves`].
-        max_turns (`int`, *optional*, defaults to `50`): A game is truncated after so many turns, with returns of 0.
+        max_turns (`int`, *optional*, defaults to `1000`): A game is truncated after so many turns, with returns of 0.
         tabulated (`bool`, *optional*): Whether to step the games as tables. By default wherever a game has one and its
             turns are within `max_turns`.
         synchronize (`Callable`, *optional*): For players whose generation is a collective operation of several

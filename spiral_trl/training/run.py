@@ -8,29 +8,22 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import platform
-import shlex
-import sys
 import time
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from ..errors import UsageError, did_you_mean, usage_errors
 from ..games.chance import derive_seeds
 from ..games.registry import make_game
-from ..hub.redact import redact
 from ..players.language_model import check_chat_template
 from ..players.registry import check_player
 from ..records import Episode, episodes_to_dataset
 from ..rollout import play
-from ..version import __version__
 from .checks import (
+    can_play,
     check_embedded_games,
     check_engine,
     check_games,
@@ -42,7 +35,8 @@ from .checks import (
     check_reference,
 )
 from .config import SelfPlayConfig
-from .measure import Measured, has_known_equilibrium, measure, nearest_alpha, results_by_seat, strategy_rows
+from .run_metrics import curve, game_figures, measure_games, results_of_games, run_metrics
+from .schedule import deal_games
 from .tiny import check_sizes, save_tiny_model, warm_start
 from .trainer import SelfPlayTrainer
 
@@ -63,7 +57,7 @@ class RunArguments:
 
     Parameters:
         games (`list[str]`, *optional*, defaults to `["kuhn_poker"]`):
-            Games to train on. The first one is reported.
+            Games to train on. Reports show the first one in full, and the main figures of the others.
         dataset_name (`str`, *optional*):
             Refused: self-play takes no dataset.
         embedded_hidden_size (`int`, *optional*, defaults to `32`), embedded_layers (`int`, *optional*, defaults to `2`):
@@ -78,7 +72,7 @@ class RunArguments:
             Fields of the configuration that differ in the plain run, such as its own tuned learning rate. Not read
             where there is none.
         report_opponents (`list[str]`, *optional*, defaults to `["random", "cfr"]`):
-            Players the trained model is measured against.
+            Players the trained model is measured against, in those games that they can play.
         report_pairs (`int`, *optional*, defaults to `1000`):
             Deals played against each of them, each from both seats.
         replays (`int`, *optional*, defaults to `12`):
@@ -137,26 +131,35 @@ def run_self_play(
         trainer = _make_trainer(model_folder, games, args, model_args)
     except OSError as error:
         raise UsageError(f"model_name_or_path={model_folder!r}: {error}") from error
-    measured = {"start": _measure(trainer, games[0], args)}
+    measured = {"start": measure_games(trainer)}
     trainer.train(resume_from_checkpoint=resume)
-    measured["final"] = _measure(trainer, games[0], args)
-    results = _results(trainer, games[0], run, args)
-    episodes = _replays(trainer, games[0], run, args)
+    measured["final"] = measure_games(trainer)
+    results = results_of_games(trainer, run.report_opponents, run.report_pairs)
+    episodes = _replays(trainer, run, args)
     total = time.perf_counter() - started
-    curves = {"self_play": _curve(trainer, games[0])}
+    trainers = {"self_play": trainer}
 
     plain_seconds = None
     if plain_args is not None:
         began = time.perf_counter()
         plain_args.overwrite_output_dir = True  # the folder is this run's own
-        plain = _make_trainer(model_folder, games, plain_args, model_args)
+        trainers["plain"] = plain = _make_trainer(model_folder, games, plain_args, model_args)
         whole = _last(plain_args) if resume else None
         plain.train(resume_from_checkpoint=whole)
-        measured["plain"] = _measure(plain, games[0], args)
-        curves["plain"] = _curve(plain, games[0])
+        measured["plain"] = measure_games(plain)
         plain_seconds = time.perf_counter() - began
 
-    metrics = _metrics(run, args, model_args, recipe, games, trainer, measured, results, curves)
+    figures = {
+        game: game_figures(
+            game,
+            {stage: of_games[game] for stage, of_games in measured.items()},
+            results[game],
+            {name: curve(trained, game) for name, trained in trainers.items()},
+        )
+        for game in games
+    }
+    overrides = run.plain_overrides if run.compare_plain else None
+    metrics = run_metrics(trainer, args, model_args.model_name_or_path, embedded, recipe, figures, overrides)
     seconds = trainer.seconds
     metrics["seconds"] = {
         "total": total,
@@ -180,7 +183,9 @@ def _check(
     for opponent in args.eval_opponents:
         check_player(opponent)
     for opponent in run.report_opponents:
-        check_opponent(opponent, games[0])
+        # One that can play none of the games is a mistake; one that can play some is measured in those
+        if not any(can_play(opponent, game) for game in games):
+            check_opponent(opponent, games[0])
     for name in ("report_pairs", "replays", "warm_start_steps"):
         if getattr(run, name) < (2 if name == "report_pairs" else 0):
             raise ValueError(f"{name} is {getattr(run, name)}, which is too few.")
@@ -275,20 +280,17 @@ def _make_trainer(model: str, games: list[str], args: SelfPlayConfig, model_args
     )
 
 
-def _measure(trainer: SelfPlayTrainer, game: str, args: SelfPlayConfig) -> Measured:
+def _replays(trainer: SelfPlayTrainer, run: RunArguments, args: SelfPlayConfig) -> list[Episode]:
+    """Games of self-play to show, shared among the games."""
+    shares = deal_games(run.replays, None, len(trainer.games))
+    episodes: list[Episode] = []
     with trainer.generation():
-        return measure(trainer.player, game, args.exploitability_samples, args.seed)
-
-
-def _results(trainer: SelfPlayTrainer, game: str, run: RunArguments, args: SelfPlayConfig) -> list[dict[str, Any]]:
-    with trainer.generation():
-        return results_by_seat(trainer.player, game, run.report_opponents, run.report_pairs, args.seed)
-
-
-def _replays(trainer: SelfPlayTrainer, game: str, run: RunArguments, args: SelfPlayConfig) -> list[Episode]:
-    seeds = derive_seeds(args.seed, -2, np.arange(run.replays))
-    with trainer.generation():
-        return play(game, [trainer.player] * make_game(game).num_players, seeds, illegal=args.illegal_moves).episodes()
+        for g, game in enumerate(trainer.games):
+            seeds = derive_seeds(args.seed, -2, np.flatnonzero(shares == g))
+            players = [trainer.player] * make_game(game).num_players
+            batch = play(game, players, seeds, illegal=args.illegal_moves, max_turns=args.max_turns)
+            episodes += batch.episodes()
+    return episodes
 
 
 def _last(args: SelfPlayConfig) -> str | None:
@@ -296,110 +298,6 @@ def _last(args: SelfPlayConfig) -> str | None:
 
     last = last_whole_checkpoint(args.output_dir)
     return None if last is None else str(last)
-
-
-def _curve(trainer: SelfPlayTrainer, game: str) -> list[dict[str, Any]]:
-    """Points over training, from the trainer's log: an evaluation, with the training log nearest before it."""
-    roles = make_game(game).roles
-    accumulation = trainer.args.gradient_accumulation_steps
-    micro_steps = trainer.args.steps_per_generation * trainer.args.num_iterations
-    points: list[dict[str, Any]] = []
-    latest: dict[str, Any] = {}
-    for entry in trainer.state.log_history:
-        if "eval_runtime" in entry:
-            point = {
-                "step": entry["step"],
-                "games": entry["step"] * accumulation // micro_steps * trainer.args.games_per_generation,
-                "exploitability": entry.get("eval_exploitability", entry.get("eval_exploitability_lower_bound")),
-                "illegal_move_rate": entry.get("eval_illegal_rate"),
-                "return": {role: latest.get(f"self_play/{game}/{role}/return") for role in roles},
-                "reply_length": latest.get("completions/mean_length"),
-                "entropy": latest.get("entropy"),
-            }
-            points.append(point)
-        elif "loss" in entry:
-            latest = entry
-    return points
-
-
-def _metrics(
-    run: RunArguments,
-    args: SelfPlayConfig,
-    model_args: ModelConfig,
-    recipe: str | None,
-    games: list[str],
-    trainer: SelfPlayTrainer,
-    measured: dict[str, Measured],
-    results: list[dict[str, Any]],
-    curves: dict[str, list[dict[str, Any]]],
-) -> dict[str, Any]:
-    """What `metrics.json` holds."""
-    final = measured["final"].exploitability
-    plain = measured.get("plain")
-    embedded = model_args.model_name_or_path == EMBEDDED
-    parameters = sum(p.numel() for p in trainer.accelerator.unwrap_model(trainer.model).parameters())
-    name = f"embedded Qwen3, {parameters:,} parameters" if embedded else str(model_args.model_name_or_path)
-    # Tokens may be given as flags
-    command = redact(f"accelerate launch {' '.join(shlex.quote(part) for part in sys.argv)}")
-    device = args.device
-    settings = (
-        "max_steps games_per_generation num_iterations learning_rate lr_scheduler_type adam_beta1 adam_beta2 "
-        "weight_decay max_grad_norm loss_type beta sync_ref_model ref_model_sync_steps advantage baseline_decay "
-        "illegal_moves max_completion_length temperature"
-    ).split()
-    return {
-        "schema": 1,
-        "game": games[0],
-        "games_trained": games,
-        "finished": trainer.state.global_step >= args.max_steps,
-        "model": {
-            "name": name,
-            "architecture": type(trainer.accelerator.unwrap_model(trainer.model)).__name__,
-            "parameters": parameters,
-            "embedded": embedded,
-            "base_model": None if embedded or os.path.isdir(name) else name,
-        },
-        "recipe": recipe,
-        "command": command,
-        "exploitability": {
-            "start": measured["start"].value,
-            "final": measured["final"].value,
-            "plain": None if plain is None else plain.value,
-            "final_given_legal": measured["final"].given_legal,
-            "plain_given_legal": None if plain is None else plain.given_legal,
-            "unexplored_mass": getattr(final, "unexplored_mass", None),
-            "method": final.method,
-            "unit": final.unit,
-            "samples": getattr(final, "samples", None),
-            "floor": getattr(final, "floor", None),
-        },
-        "illegal_move_rate": {
-            "start": measured["start"].exploitability.illegal_rate,
-            "final": final.illegal_rate,
-            "plain": None if plain is None else plain.exploitability.illegal_rate,
-        },
-        **trainer.played,
-        "seed": args.seed,
-        "versions": {
-            "spiral_trl": __version__,
-            **{package: version(package) for package in ("trl", "transformers", "torch", "datasets", "accelerate")},
-            "python": platform.python_version(),
-        },
-        "machine": {
-            "processor": f"{platform.machine()}, {os.cpu_count()} cores",
-            "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-            "processes": args.world_size,
-        },
-        "results": results,
-        "strategy": strategy_rows(games[0], measured),
-        "equilibrium_alpha": nearest_alpha(measured["final"].strategy) if has_known_equilibrium(games[0]) else None,
-        "curves": curves,
-        "training": {
-            setting: value.value if hasattr(value := getattr(args, setting), "value") else value
-            for setting in settings
-        }
-        | ({"plain_overrides": run.plain_overrides} if run.compare_plain and run.plain_overrides else {}),
-    }
 
 
 def _write(trainer: SelfPlayTrainer, args: SelfPlayConfig, metrics: dict[str, Any], episodes: list[Episode]) -> None:

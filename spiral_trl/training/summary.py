@@ -44,6 +44,14 @@ def format_summary(metrics: dict[str, Any]) -> str:
             ["illegal moves, share of replies", *(_number(illegal[stage], 5) for stage in stages)],
         ]
     )
+    if metrics.get("by_game"):
+        header = ["game", *(f"exploitability {titles[stage]}" for stage in stages), "method"]
+        rows = [[*header, *(f"illegal {titles[stage]}" for stage in stages)]]
+        for game, figures in metrics["by_game"].items():
+            of_game, wrong = figures["exploitability"], figures["illegal_move_rate"]
+            values = [_number(of_game[stage]) for stage in stages]
+            rows.append([game, *values, of_game["method"], *(_number(wrong[stage], 5) for stage in stages)])
+        lines += [""] + _rows(rows)
     if metrics["strategy"]:
         header = ["information set", "action", *(titles[stage] for stage in stages), "equilibrium"]
         rows = [header]
@@ -64,20 +72,26 @@ def format_summary(metrics: dict[str, Any]) -> str:
         lines += [""] + _rows(rows)
         if metrics["equilibrium_alpha"] is not None:
             lines.append(f"nearest equilibrium: alpha = {metrics['equilibrium_alpha']:.3f}")
-    if metrics["results"]:
-        rows = [["opponent", "seat", "games", "win rate", "95%", "mean return", "95%"]]
-        for row in metrics["results"]:
-            win, mean = row["win_rate"], row["mean_return"]
-            rows.append(
-                [
-                    row["opponent"],
-                    row["role"],
-                    str(row["games"]),
-                    _number(win[0], 3),
-                    f"{win[1]:.3f} to {win[2]:.3f}",
-                    _number(mean[0], 3),
-                    f"{mean[1]:+.3f} to {mean[2]:+.3f}",
-                ]
-            )
-        lines += [""] + _rows(rows)
+    by_game = {game: figures["results"] for game, figures in (metrics.get("by_game") or {}).items()}
+    for game, results in (by_game or {"": metrics["results"]}).items():
+        if results:
+            lines += [""] + ([game] if game else []) + _rows(_result_rows(results))
     return "\n".join(lines)
+
+
+def _result_rows(results: list[dict[str, Any]]) -> list[list[str]]:
+    rows = [["opponent", "seat", "games", "win rate", "95%", "mean return", "95%"]]
+    for row in results:
+        win, mean = row["win_rate"], row["mean_return"]
+        rows.append(
+            [
+                row["opponent"],
+                row["role"],
+                str(row["games"]),
+                _number(win[0], 3),
+                f"{win[1]:.3f} to {win[2]:.3f}",
+                _number(mean[0], 3),
+                f"{mean[1]:+.3f} to {mean[2]:+.3f}",
+            ]
+        )
+    return rows

@@ -6,7 +6,7 @@ import pytest
 
 from spiral_trl.evaluation.exploitability import (
     Exploitability,
-    ExploitabilityBound,
+    equilibrium_floor,
     exploitability,
     measure_exploitability,
 )
@@ -132,6 +132,24 @@ def test_the_equilibrium_player_plays_the_librarys_games():
     assert measure_exploitability(CFRPlayer(), "openspiel:matrix_rps").exploitability < 1e-3
 
 
-def test_of_games_that_forget_there_is_a_bound():
-    measured = measure_exploitability(RandomPlayer(), "openspiel:liars_dice_ir(dice_sides=3)", pairs=8)
-    assert isinstance(measured, ExploitabilityBound)
+@pytest.mark.parametrize(
+    ("forgets", "remembers", "solvable"),
+    [
+        ("nim(pile_sizes=1;2;3,observation=latest)", "nim(pile_sizes=1;2;3)", False),
+        # Its turns keep the keys of its information sets
+        ("leduc_poker(observation=latest)", "leduc_poker", True),
+        ("liars_dice_ir(dice_sides=3,recall_length=1)", "liars_dice(dice_sides=3)", False),
+    ],
+)
+def test_a_best_response_remembers_what_the_prompt_forgets(forgets, remembers, solvable):
+    """The uniform policy is the same whether or not it is told its past, and so is the best response to it."""
+    table, full = tabulate(f"openspiel:{forgets}"), tabulate(f"openspiel:{remembers}")
+    assert len(table.kind) == len(full.kind)
+    expected = measure_exploitability(RandomPlayer(), f"openspiel:{remembers}").nash_conv
+    result = measure_exploitability(RandomPlayer(), f"openspiel:{forgets}")
+    assert result.nash_conv == pytest.approx(expected, abs=1e-9)
+    assert (len({(turn.player, turn.infoset) for turn in table.turns}) == len(full.turns)) is solvable
+    if not solvable:
+        with pytest.raises(ValueError, match="does not tell its players what they did before"):
+            solve(table)
+        assert equilibrium_floor(table, 8) is None

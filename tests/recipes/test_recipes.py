@@ -12,7 +12,7 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from spiral_trl.cli import run_recipe
+from spiral_trl.cli import run_recipe, self_play_parser
 from spiral_trl.records import Ending, dataset_to_episodes
 
 
@@ -60,7 +60,7 @@ def keep_environment(monkeypatch):
 def test_every_recipe_file_is_read_by_its_recipe(path, monkeypatch, keep_environment):
     # A machine without a GPU refuses bf16, which says nothing about the file
     flags = ["--bf16", "false", "--use_cpu", "true"]
-    run, args, model_args = kuhn.make_parser().parse_args_and_config(["--config", str(path), *flags])
+    run, args, model_args = self_play_parser().parse_args_and_config(["--config", str(path), *flags])
     given = yaml.safe_load(path.read_text())
     assert given["model_name_or_path"] == model_args.model_name_or_path
     assert given["games"] == run.games
@@ -75,7 +75,7 @@ def test_there_are_recipe_files():
 def test_the_papers_recipe_has_the_papers_settings(keep_environment):
     flags = ["--bf16", "false", "--use_cpu", "true"]
     path = RECIPES / "kuhn_qwen3_4b.yaml"
-    run, args, model_args = kuhn.make_parser().parse_args_and_config(["--config", str(path), *flags])
+    run, args, model_args = self_play_parser().parse_args_and_config(["--config", str(path), *flags])
     assert model_args.model_name_or_path == "Qwen/Qwen3-4B-Base"
     assert run.games == ["kuhn_poker(rounds=5)"]
     assert (args.learning_rate, args.lr_scheduler_type, args.weight_decay, args.max_grad_norm) == (
@@ -259,10 +259,11 @@ BAD = {
         {"games": ["kuhn_poker(observation=compact)", "kuhn_poker"]},
         ["reads only the compact observation", "not kuhn_poker,"],
     ),
-    "a deck the embedded model cannot read": (
-        {"games": ["kuhn_poker(observation=compact,cards=5)"]},
-        ["reads only the compact observation of three cards", "not kuhn_poker(observation=compact,cards=5)"],
+    "a game without a bound on its numbers": (
+        {"games": ["simple_negotiation(observation=compact)"]},
+        ["The embedded model reads simple_negotiation(resources=2,observation=compact)"],
     ),
+    "replies too short for the game": ({"max_completion_length": 2}, ["max_completion_length is 2", "up to 3 tokens"]),
     "an impossible size": ({"embedded_hidden_size": 12}, ["hidden_size=12", "multiple of 8"]),
     "no model": ({"model_name_or_path": None}, ["model_name_or_path is missing"]),
     "too few deals": ({"report_pairs": 1}, ["report_pairs is 1"]),
