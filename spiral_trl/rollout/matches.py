@@ -115,9 +115,8 @@ def play_matches(
         )
 
     try:
-        for match, where, table in zip(named, positions, tables, strict=True):
-            if table is not None and len(match.seeds):
-                play_table(table, match.players, match.seeds, policy, where, parts)
+        for table, group in _by_table(named, tables):
+            play_table(table, [named[m] for m in group], [positions[m] for m in group], policy, parts)
         play_text(
             [named[m] for m in as_text],
             [positions[m] for m in as_text],
@@ -131,6 +130,17 @@ def play_matches(
         error.episodes = all_finished()
         raise
     return all_finished()
+
+
+def _by_table(matches: Sequence[Match], tables: Sequence[GameTable | None]) -> list[tuple[GameTable, list[int]]]:
+    """Tables, with the indices of the matches that are played on each together: those whose players are all asked
+    ahead of time, and apart from them those in which one is waited for."""
+    groups: dict[tuple[str, bool], tuple[GameTable, list[int]]] = {}
+    for m, (match, table) in enumerate(zip(matches, tables, strict=True)):
+        if table is not None and len(match.seeds):
+            key = table.name, all(player.speculative for player in match.players)
+            groups.setdefault(key, (table, []))[1].append(m)
+    return list(groups.values())
 
 
 def _table(match: Match, illegal: str, max_turns: int, tabulated: bool | None, synchronized: bool) -> GameTable | None:

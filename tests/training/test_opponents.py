@@ -494,3 +494,73 @@ def test_bad_opponents_in_a_file(tmp_path, yaml, message):
     path.write_text(f"output_dir: {tmp_path}\nuse_cpu: true\nbf16: false\nreport_to: none\n{yaml}\n")
     with pytest.raises(UsageError, match=message):
         RecipeParser((SelfPlayConfig,)).parse_args_and_config(["--config", str(path)])
+
+
+# ------------------------------------------------------------------------------------------------- frozen models, text
+
+
+def test_a_frozen_model_is_an_opponent_and_stays_as_it_was(make_trainer, tiny_model, parameters):
+    trainer = make_trainer(opponents={"self": 1, tiny_model: 1}, max_steps=3, num_iterations=1)
+    before = parameters(trainer)
+    trainer.train()
+    opponent = trainer.opponent(tiny_model)
+    frozen = dict(opponent.model.named_parameters())
+    assert all(torch.equal(value, before[name]) for name, value in frozen.items())
+    assert not any(torch.equal(value, before[name]) for name, value in parameters(trainer).items())
+    # Its replies have token ids as the policy's have, and are told apart by the seat
+    batch = trainer.last_batch
+    turns = learner_turns(batch)
+    names = [batch.players[batch.seating[e]][p] for e, p in zip(turns.episode, turns.player, strict=True)]
+    assert set(names) == {"model"} and opponent.name != "model"
+    answered = sum(step.reply.completion_ids is not None for e in batch.episodes() for step in e.steps)
+    assert 0 < len(turns) < answered
+    # No path of the machine in the log
+    assert not any(
+        "/" in name.split("vs_")[1].split("/win_rate")[0] for name in logs(trainer)[0] if name.endswith("win_rate")
+    )
+
+
+def test_games_as_text_against_several_opponents_at_once(make_trainer, small_qwen):
+    trainer = make_trainer(
+        model=str(small_qwen),
+        games=["simple_negotiation", "kuhn_poker(rounds=2)"],
+        opponents={"self": 1, "random": 1, "pool(every=1)": 1},
+        illegal_moves="random_legal",
+        games_per_generation=12,
+        max_completion_length=4,
+        max_steps=2,
+        num_iterations=1,
+    )
+    asked = []
+    reply = trainer.player.reply
+    trainer.player.reply = lambda turns: asked.append({(turn.game, turn.player) for turn in turns}) or reply(turns)
+    trainer.train()
+    # One call for the turns of both games in all matches
+    assert len({game for game, _ in asked[0]}) == 2
+    logged = logs(trainer)[-1]
+    for game in ("simple_negotiation", "kuhn_poker(rounds=2)"):
+        assert {f"self_play/{game}/vs_random/win_rate", f"self_play/{game}/vs_pool/return"} <= set(logged)
+
+
+def test_three_seats_against_an_opponent(make_trainer, register_game, small_qwen):
+    from toy_games import TreeGame
+
+    tree = ("end", (2, -1, -1))
+    for player in (2, 1, 0):
+        tree = ("turn", player, {"a": tree, "b": ("end", (-1, -1, 2))})
+    register_game("three", lambda: TreeGame("three", tree, num_players=3))
+    trainer = make_trainer(
+        model=str(small_qwen),
+        games="three",
+        opponents={"self": 1, "random": 1, "pool(every=1)": 1},
+        illegal_moves="random_legal",
+        games_per_generation=18,
+        max_completion_length=4,
+        max_steps=2,
+        num_iterations=1,
+    )
+    trainer.train()
+    learner = trainer.last_batch.outcomes.learner
+    assert sorted(learner.sum(1).tolist()) == [1] * 12 + [3] * 6
+    assert (learner[learner.sum(1) == 1].sum(0) == 4).all()
+    assert set(trainer.advantage.baselines) == {("three", f"seat {p}") for p in range(3)}
