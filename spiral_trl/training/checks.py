@@ -79,6 +79,26 @@ def check_opponents(args: SelfPlayConfig, games: Sequence[str]) -> None:
             )
 
 
+def check_held_out(args: SelfPlayConfig, games: Sequence[str]) -> list[str]:
+    """Canonical names of the games that evaluation plays beside those of training.
+
+    Raises:
+        `ValueError`: If one is unknown, named twice, or a game of training.
+    """
+    names = []
+    for game in args.eval_held_out_games:
+        try:
+            name = canonical_name(game)
+        except ValueError as error:
+            raise ValueError(f"eval_held_out_games: {error}") from None
+        if name in games:
+            raise ValueError(f"eval_held_out_games names {name}, which is trained on; held-out games are others.")
+        if name in names:
+            raise ValueError(f"eval_held_out_games names {name} twice.")
+        names.append(name)
+    return names
+
+
 def check_embedded_games(games: Sequence[str], max_completion_length: int, reasoning: bool) -> None:
     """Refuses games that the embedded model has no words for, and replies too short to hold a legal action."""
     for game in games:

@@ -9,6 +9,7 @@ from accelerate.utils import gather_object
 
 from ..records import ENDINGS, EpisodeBatch, Outcomes
 from .batch import LearnerTurns
+from .guards import guard_figures
 
 
 if TYPE_CHECKING:
@@ -134,10 +135,12 @@ def record_generation(
     trainer.played["tokens"] += num_tokens
     trainer.state.num_input_tokens_seen = trainer.played["tokens"]
     metrics = trainer._metrics["train"]
+    sums = turn_sums(batch, turns, advantages)
     for name, value in {
         **outcome_metrics(outcomes, trainer.advantage.baselines),
-        **turn_metrics(turn_sums(batch, turns, advantages)),
+        **turn_metrics(sums),
         **against,
+        **trainer.guards.observe(guard_figures(outcomes, sums)),
         "reward": float(outcomes.returns[outcomes.learner].mean()),
         "reward_std": float(outcomes.returns[outcomes.learner].std()),
         "self_play/tokens_per_second": num_tokens / seconds,

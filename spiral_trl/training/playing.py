@@ -64,6 +64,7 @@ class PlayingTrainer(GRPOTrainer):
                 model=self._yield_generating_model,
                 make_player=self._make_player,
             )
+        self._opponents: dict[str, Player] = {}
         opponents = others(args.opponent_weights)
         self.lineup = Lineup(
             self.games,
@@ -71,7 +72,7 @@ class PlayingTrainer(GRPOTrainer):
             args.opponent_weights,
             args.seed,
             self.player,
-            {name: self.make_opponent(name) for name in opponents},
+            {name: self.opponent(name) for name in opponents},
             {name: canonical_player_name(name) for name in opponents},
             self.pool,
         )
@@ -99,9 +100,11 @@ class PlayingTrainer(GRPOTrainer):
             engine=engine,
         )
 
-    def make_opponent(self, name: str) -> Player:
-        """A player by name. Models are put beside the policy, and asked and sampled as it is unless the name says
-        otherwise."""
+    def opponent(self, name: str) -> Player:
+        """A player by name, made once. Models are put beside the policy, and asked and sampled as it is unless the name
+        says otherwise."""
+        if name in self._opponents:
+            return self._opponents[name]
         device = self.accelerator.device
         settings = ModelSettings(
             max_new_tokens=self.max_completion_length,
@@ -111,10 +114,11 @@ class PlayingTrainer(GRPOTrainer):
             chat_template_kwargs=self.chat_template_kwargs,
             prompt_template=self.args.prompt_template,
             max_rows=self.args.generation_rows,
-            device=str(device) if device.type in ("cpu", "cuda", "mps") else None,
+            device=str(device) if device.type == "cuda" else device.type if device.type in ("cpu", "mps") else None,
             trust_remote_code=self.args.trust_remote_code,
         )
-        return make_player(name, settings)
+        self._opponents[name] = make_player(name, settings)
+        return self._opponents[name]
 
     @contextmanager
     def _yield_generating_model(self) -> Iterator[PreTrainedModel]:

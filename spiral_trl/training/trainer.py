@@ -27,6 +27,7 @@ from .callbacks import LogWhereSavedCallback
 from .checkpoint import abandon_after, discard_run, unmark
 from .checks import (
     check_games,
+    check_held_out,
     check_model_folder,
     check_opponents,
     check_output_dir,
@@ -34,6 +35,7 @@ from .checks import (
 )
 from .config import SelfPlayConfig
 from .evaluation import evaluate_player
+from .guards import GuardCallback
 from .metrics import COMPLETION_ROWS, record_generation
 from .playing import PlayingTrainer
 from .saving import load_state, save_state
@@ -101,7 +103,8 @@ class SelfPlayTrainer(PlayingTrainer):
     - `_get_per_token_logps_and_entropies`: computes equal rows once.
     - `evaluate`: plays games; it never changes training state.
     - `train`, `_save_checkpoint`, `_load_optimizer_and_scheduler`: baselines, counters, a refreshed reference, the pool
-      of opponents and an unspent generation are saved with the checkpoint, which is marked as whole last.
+      of opponents, what guards have seen and an unspent generation are saved with the checkpoint, which is marked as
+      whole last. A model that collapsed is put back where `guard_action` says so.
     - `training_step`: times.
     - `create_model_card`: the card of the run's `metrics.json` where there is one.
 
@@ -173,6 +176,7 @@ class SelfPlayTrainer(PlayingTrainer):
             raise TypeError(f"args must be a SelfPlayConfig, got {type(args).__name__}.")
         check_reference(args, peft_config is not None)
         check_opponents(args, self.games)
+        self.held_out = check_held_out(args, self.games)
         self.advantage = advantage if advantage is not None else make_advantage(args.advantage, args.baseline_decay)
         if isinstance(model, str):
             check_model_folder(model)
@@ -217,6 +221,8 @@ class SelfPlayTrainer(PlayingTrainer):
         if self.ref_model is not None and not isinstance(model, str):
             reference = self.accelerator.unwrap_model(self.ref_model)
             reference.load_state_dict(self.accelerator.unwrap_model(self.model).state_dict())
+        self.guards = GuardCallback(args, self.games)
+        self.add_callback(self.guards)
         self.add_callback(LogWhereSavedCallback())
 
         # TRL sizes its completions table by prompts, which self-play has none of
@@ -331,15 +337,21 @@ class SelfPlayTrainer(PlayingTrainer):
                 discard_run(self.args.output_dir)
             else:
                 abandon_after(resume)
+        self.guards.reset()
         if self.pool is not None:
             self.pool.reset()
         self.accelerator.wait_for_everyone()
         on_start = self.args.eval_on_start
         self.args.eval_on_start = on_start and resume is None  # its figures are in the log of the run it continues
         try:
-            return super().train(resume_from_checkpoint=resume, **kwargs)
+            result = super().train(resume_from_checkpoint=resume, **kwargs)
         finally:
             self.args.eval_on_start = on_start
+        if self.guards.roll_back_to is not None:
+            best, self.state.best_model_checkpoint = self.state.best_model_checkpoint, str(self.guards.roll_back_to)
+            self._load_best_model()
+            self.state.best_model_checkpoint = best
+        return result
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         folder = os.path.join(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
@@ -367,7 +379,7 @@ class SelfPlayTrainer(PlayingTrainer):
         """Plays games with the current policy and measures them; training state stays as it is.
 
         Metrics: `eval_exploitability` (mean over games that have one), `eval_illegal_rate`, and by game and opponent
-        returns and win rates. They are computed alike on every process, and those of the first are used.
+        returns and win rates, of the games of training and of `eval_held_out_games`. They are computed alike on every process, and those of the first are used.
 
         Returns:
             `dict[str, float]`
@@ -382,8 +394,10 @@ class SelfPlayTrainer(PlayingTrainer):
             metrics = evaluate_player(
                 self.player,
                 self.games,
+                held_out=self.held_out,
                 games=self.args.eval_games,
                 opponents=self.args.eval_opponents,
+                make_opponent=self.opponent,
                 samples=self.args.exploitability_samples,
                 illegal=self.args.illegal_moves,
                 max_turns=self.args.max_turns,

@@ -107,6 +107,8 @@ def test_opponents_and_the_pool_are_the_same_on_every_process_and_after_a_resume
         "games": ["kuhn_poker(observation=compact)", "kuhn_poker(observation=compact,seat_bonus=1)"],
         "game_weights": [2, 1],
         "eval_strategy": "no",
+        "guard_seat_gap": 0.01,
+        "guard_window": 2,
     }
     folder = tmp_path / "two"
     worker = start_worker(processes=2, output_dir=str(folder), ranks=str(tmp_path / "ranks"), **settings)
@@ -152,3 +154,19 @@ def test_an_engine_and_opponents_stay_in_step(start_worker, tmp_path):
     ranks = [json.loads((tmp_path / "ranks" / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert ranks[0]["played"] == ranks[1]["played"] and ranks[0]["played"]["games"] == 18
     assert ranks[0]["baselines"] == ranks[1]["baselines"]
+
+
+def test_a_guard_stops_every_process_at_the_same_step(start_worker, tmp_path):
+    worker = start_worker(
+        processes=2,
+        ranks=str(tmp_path / "ranks"),
+        **RUN | {"guard_entropy": 99.0, "guard_window": 2, "guard_action": "rollback", "save_steps": 1},
+    )
+    assert re.findall(r"processes: (\d)", worker.finish()) == ["2", "2"]
+    # The second generation fills the window, at the third of two steps each
+    ranks = [json.loads((tmp_path / "ranks" / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert ranks[0]["played"] == ranks[1]["played"] and ranks[0]["played"]["games"] == 60
+    saved = load_file(tmp_path / "run" / "checkpoint-2" / "model.safetensors")
+    for rank in (0, 1):
+        weights = load_file(tmp_path / "ranks" / f"{rank}.safetensors")
+        assert all(torch.equal(value, weights[name]) for name, value in saved.items())
