@@ -736,9 +736,12 @@ def test_a_game_that_raises_while_it_is_listed_is_named(register_game):
             raise OSError("gone")
 
     register_game("faulty", lambda: Faulty("faulty", ("turn", 0, {"a": ("end", (1, -1))})))
-    with pytest.raises(PlayError, match="^faulty raised OSError while its positions were listed: gone") as raised:
+    listed = "^faulty, while its positions were listed, raised OSError: gone; moves so far: none$"
+    with pytest.raises(PlayError, match=listed):
+        play("faulty", [RandomPlayer()] * 2, [0], tabulated=True)
+    with pytest.raises(PlayError, match="^faulty with seed 0 raised OSError: gone; moves so far: none$") as raised:
         play("faulty", [RandomPlayer()] * 2, [0])
-    assert len(raised.value.episodes or ()) == 0
+    assert len(raised.value.episodes) == 0
     with pytest.raises(PlayError, match="^faulty with seed 8 raised OSError: gone; moves so far: none"):
         play("faulty", [RandomPlayer()] * 2, [8], tabulated=False)
 

@@ -7,9 +7,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from ..errors import PlayError, usage_errors
+from ..errors import usage_errors
 from ..experts.collect import KEEP, ExpertSettings, Progress, begin, collect, seat_players
 from ..rollout import MAX_TURNS
+from .loading import check_file
 
 
 HELP = "Collect decisions of solvers, or of the winners of a model's self-play, as a dataset for TRL's SFTTrainer."
@@ -62,13 +63,10 @@ def run(options: argparse.Namespace) -> None:
             games_per_round=options.games_per_round,
         )
         # Wrong names, players that cannot play and folders that are taken show before anything is played
+        check_file(options.json, "--json")
         begin(settings, options.output)
         seats = seat_players(settings)
-    try:
-        state = collect(settings, options.output, seats, progress=lambda state: _tell(settings, state))
-    except PlayError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
+    state = collect(settings, options.output, seats, progress=lambda state: _tell(settings, state))
     from ..hub.dataset_card import write_dataset_card
 
     card = write_dataset_card(options.output, "spiral-trl " + " ".join(shlex.quote(part) for part in sys.argv[1:]))

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import PlayerError, PlayError
 from ..games.chance import derive_seeds
-from ..games.registry import canonical_name, make_game
+from ..games.registry import canonical_name, first_turns, make_game
 from ..players.base import Player
 from ..records import ENDINGS, Ending, EpisodeBatch, Turn
 from ..rollout import MAX_TURNS, Match, play_matches
@@ -453,9 +453,7 @@ class TurnChecker(Protocol):
 def cannot_play(player: Player, game: str) -> str | None:
     """Why a player cannot play a game, or `None`. It is shown a first turn, and asked for a reply where that costs
     little."""
-    started = make_game(game)
-    started.reset(0)
-    first = list(started.turns())[:1]
+    first = first_turns(game)[:1]
     try:
         if isinstance(player, TurnChecker):
             for turn in first:

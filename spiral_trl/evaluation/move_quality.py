@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..games.chance import ILLEGAL, derive_seeds, uniforms
-from ..games.registry import canonical_name, make_game
+from ..games.registry import canonical_name, first_turns, make_game
 from ..games.solver_state import SolverState
 from ..players.base import Player
 from ..players.search import position_values
@@ -219,9 +219,7 @@ def _solver(name: str) -> _Values:
     Raises:
         `ValueError`: If there is no such value, or it cannot be computed.
     """
-    game = make_game(name)
-    game.reset(0)
-    turns = game.turns()
+    turns = first_turns(name)
     solver = turns[0].state if turns else None
     if not isinstance(solver, SolverState) or solver.part is not None:
         raise ValueError(f"{name} has no known best moves: no OpenSpiel game has its rules and payoffs.")

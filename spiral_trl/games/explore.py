@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import pyspiel
 
+from ..errors import game_failed
 from ..records import Ending, Turn
 from .base import CopyableGame, Game
 from .chance import Chance, uniforms
@@ -54,13 +56,34 @@ class _ScriptedChance:
         return self.script[self.count - 1]
 
 
+@contextmanager
+def _code_of(name: str, moves: Sequence[Mapping[int, str]]) -> Iterator[None]:
+    """Around calls of a game's own code.
+
+    Raises:
+        [`~spiral_trl.errors.PlayError`]: If it raises.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = ", ".join(f"player {seat}: {action}" for actions in moves for seat, action in actions.items())
+        raise game_failed(f"{name}, while its positions were listed,", error, told or "none") from error
+
+
 @dataclass(frozen=True, eq=False)
 class _Path:
-    """How a point of the game is come to: from a start, by scripted chance and the actions of each point on the way."""
+    """How a point of the game is come to: from a start, by scripted chance and the actions of each point on the way.
+    `before` are the actions that led to the start."""
 
     start: Callable[[Chance], Game]
     script: tuple[int, ...] = ()
     played: tuple[Mapping[int, str], ...] = ()
+    before: tuple[Mapping[int, str], ...] = ()
+
+    @property
+    def moves(self) -> tuple[Mapping[int, str], ...]:
+        """All actions from the start of the game."""
+        return (*self.before, *self.played)
 
     def follow(self) -> Game | _Branch:
         """The game at its end, or the chance node it stopped at."""
@@ -75,7 +98,7 @@ class _Path:
     def after(self, game: Game, actions: Mapping[int, str]) -> _Path:
         """The path that goes on with `actions` from `game`, which stands at its end."""
         if isinstance(game, CopyableGame):
-            return _Path(game.copy, (), (actions,))
+            return _Path(game.copy, (), (actions,), self.moves)
         return _Path(self.start, self.script, (*self.played, actions))
 
 
@@ -132,8 +155,9 @@ def histories(name: str, max_nodes: int) -> list[Node] | None:
     while queue:
         path, known, chosen, parent, column = queue.popleft()
         count += 1
-        game = path.follow() if known is None else known
-        node = _node(game, len(chosen))
+        with _code_of(name, path.moves):
+            game = path.follow() if known is None else known
+            node = _node(game, len(chosen))
         if node is None or count + len(queue) > max_nodes:
             return None
         if parent is None:
@@ -173,7 +197,8 @@ def positions(name: str, max_nodes: int) -> list[Node] | None:
     along which the graph was not built.
     """
     start = _Path(partial(_fresh, name))
-    root = _node(start.follow())
+    with _code_of(name, ()):
+        root = _node(start.follow())
     if root is None or not _may_have_positions(root, max_nodes):
         return None
     nodes = [root]
@@ -190,7 +215,8 @@ def positions(name: str, max_nodes: int) -> list[Node] | None:
                 further = path.after(node.game, {player: action})
                 after = solver.state.child(solver.actions[action])
                 position = (str(after), after.current_player())
-                child = _node(further.follow())
+                with _code_of(name, further.moves):
+                    child = _node(further.follow())
                 if child is None or position in earlier or not _stands_at(child, after):
                     return None
                 if child.turn is not None and texts.setdefault(reads(child.turn), position) != position:
@@ -257,15 +283,18 @@ def _alike(one: Node, other: Node) -> bool:
 def _plays_as_built(name: str, root: Node, trial: int) -> bool:
     """Whether a random game reads at every turn what the graph holds, and ends as it does."""
     game = make_game(name)
-    game.reset(trial)
-    node, index = root, 0
-    while (here := _node(game)) is not None and _alike(node, here):
-        if here.turn is None:
-            return True
-        legal = here.turn.legal_actions or ()
-        action = legal[int(uniforms(trial, index) * len(legal))]
-        game.step({here.turn.player: action})
-        node, index = node.children[action], index + 1
+    moves: list[Mapping[int, str]] = []
+    node = root
+    with _code_of(name, moves):
+        game.reset(trial)
+        while (here := _node(game)) is not None and _alike(node, here):
+            if here.turn is None:
+                return True
+            legal = here.turn.legal_actions or ()
+            action = legal[int(uniforms(trial, len(moves)) * len(legal))]
+            moves.append({here.turn.player: action})
+            game.step(moves[-1])
+            node = node.children[action]
     return False
 
 
@@ -280,14 +309,17 @@ def _has_no_table(name: str, max_nodes: int) -> bool:
     evidence = 1.0
     for seed in range(_WALKS):
         walk = _Walk(seed)
-        game = _fresh(name, walk)
-        while walk.nodes < _MOST * max_nodes and (asked := game.turns()):
-            chosen = {}
-            for turn in asked:
-                if turn.legal_actions is None:
-                    return True
-                chosen[turn.player] = turn.legal_actions[walk.pick(len(turn.legal_actions))]
-            game.step(chosen)
+        moves: list[Mapping[int, str]] = []
+        with _code_of(name, moves):
+            game = _fresh(name, walk)
+            while walk.nodes < _MOST * max_nodes and (asked := game.turns()):
+                chosen = {}
+                for turn in asked:
+                    if turn.legal_actions is None:
+                        return True
+                    chosen[turn.player] = turn.legal_actions[walk.pick(len(turn.legal_actions))]
+                moves.append(chosen)
+                game.step(chosen)
         evidence *= (1 + min(_MOST, walk.nodes / max_nodes)) / 2
         if not _DOUBT < evidence < _EVIDENCE:
             break

@@ -92,6 +92,9 @@ def tabulate(name: str, max_nodes: int = 30_000) -> GameTable | None:
 
     A node is reached from the point before where the game can copy itself
     ([`~spiral_trl.games.base.CopyableGame`]), else by replaying the game from its start.
+
+    Raises:
+        [`~spiral_trl.errors.PlayError`]: If the game's code raises.
     """
     found = positions(name, max_nodes)
     if found is not None:

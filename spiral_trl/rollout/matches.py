@@ -155,10 +155,10 @@ def _table(match: Match, illegal: str, max_turns: int, tabulated: bool | None, s
     if tabulated is not False and can_tabulate:
         try:
             table = tabulate(probe.name)
-        except Exception as error:
-            raise PlayError(
-                f"{probe.name} raised {type(error).__name__} while its positions were listed: {error}"
-            ) from error
+        except PlayError:
+            # Played as text, the error tells the seed; or nobody comes to where the game's code raises
+            if tabulated:
+                raise
     if table is not None and (table.depth > max_turns or table.simultaneous):
         table = None
     if table is None and tabulated:
