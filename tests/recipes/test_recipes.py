@@ -260,7 +260,7 @@ BAD = {
         ["reads only the compact observation", "not kuhn_poker,"],
     ),
     "a game without a bound on its numbers": (
-        {"games": ["simple_negotiation(observation=compact)"]},
+        {"games": ["simple_negotiation(observation=compact)"], "report_opponents": ["random"]},
         ["The embedded model reads simple_negotiation(resources=2,observation=compact)"],
     ),
     "replies too short for the game": ({"max_completion_length": 2}, ["max_completion_length is 2", "up to 3 tokens"]),
