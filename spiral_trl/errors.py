@@ -48,7 +48,8 @@ class PlayError(RuntimeError):
     """Games that could not be played to their end. What was played is kept.
 
     Raised by [`~spiral_trl.rollout.play`] where a game's code raises or a player raises [`PlayerError`]; the cause is
-    chained. Its message names the game, the seed and the moves so far.
+    chained. Its message names the game, the seed and the moves so far. Other code that looks at games raises it too,
+    where a game's code does.
 
     Args:
         message (`str`): What happened.
@@ -60,6 +61,18 @@ class PlayError(RuntimeError):
         self.episodes = episodes
 
 
+def game_failed(game: str, error: Exception | str, moves: str = "none") -> PlayError:
+    """The error for a game whose code raised, or that does what no game may.
+
+    Args:
+        game (`str`): Which game, such as `kuhn_poker with seed 3`.
+        error (`Exception` or `str`): What was raised, or what the game did.
+        moves (`str`, *optional*, defaults to `"none"`): The moves so far.
+    """
+    what = error if isinstance(error, str) else f"raised {type(error).__name__}: {error}"
+    return PlayError(" ".join(f"{game} {what}; moves so far: {moves}".split()))
+
+
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """`; did you mean 'near'?` for the allowed name closest to `given`, or nothing where none is close."""
     near = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
@@ -67,10 +80,11 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
 
 
 def run_main(main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs `main(argv)` and exits: 0 at its end, 2 with one line on stderr where it raises [`UsageError`].
+    """Runs `main(argv)` and exits: 0 at its end; with one line on stderr 2 where it raises [`UsageError`], and 1 where
+    games cannot go on ([`PlayError`], [`PlayerError`]).
 
-    Of several processes only the first prints. Any other exception passes with its traceback: it is a defect or a
-    failure midway, not bad input.
+    Of several processes only the first tells of bad input, which all of them see. Any other exception passes with its
+    traceback: it is a defect or a failure midway, not bad input.
 
     Args:
         main (`Callable`): What to run. Its answer is ignored.
@@ -82,4 +96,7 @@ def run_main(main: Callable[[Sequence[str] | None], object], argv: Sequence[str]
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except (PlayError, PlayerError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
     sys.exit(0)

@@ -68,6 +68,28 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
     return Interval(mean, mean - half, mean + half)
 
 
+def ratio_interval(
+    numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray, confidence: float = 0.95
+) -> Interval:
+    """Interval of a ratio of two sums over independent units, such as good moves per move over games.
+
+    What belongs to one unit may depend on each other; only units are independent. Linearised (Cochran, Sampling
+    Techniques, 1977, section 6.3): with R the ratio, the interval of the mean of `R + (y - R x) / mean(x)`, whose mean
+    is R.
+
+    Args:
+        numerators (`Sequence[float]`): `[n]` y of each unit.
+        denominators (`Sequence[float]`): `[n]` x of each unit, not negative, not all 0.
+        confidence (`float`, *optional*, defaults to `0.95`): Coverage of the interval.
+    """
+    y, x = _checked(numerators, confidence), _checked(denominators, confidence)
+    if len(x) != len(y) or x.min() < 0 or x.max() == 0:
+        raise ValueError(f"A ratio needs as many denominators as numerators, not negative and not all 0: {x} for {y}.")
+    ratio = y.sum() / x.sum()
+    interval = mean_interval(ratio + (y - ratio * x) / x.mean(), confidence)
+    return Interval(float(ratio), interval.low, interval.high)
+
+
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
     """Wilson's score interval of a rate of independent successes (Wilson, 1927).
 

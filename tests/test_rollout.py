@@ -643,6 +643,32 @@ def test_a_player_is_asked_once_a_round_for_all_matches():
     assert [turn.episode for turn in player.asked[0]] == [0, 1, 2, 3, 8, 9, 10, 11]
 
 
+def test_a_player_is_asked_once_for_all_matches_on_one_table():
+    player, other = Scripted("[check]", "[bet]", "[call]"), Scripted("[check]", "[bet]", "[call]", name="other")
+    slow = Scripted("[check]", "[bet]", "[call]", name="slow", speculative=False)
+    seeds = np.arange(5)
+    matches = [
+        Match("kuhn_poker", [player, player], seeds),
+        Match("kuhn_poker", [slow, player], seeds),
+        Match("kuhn_poker", [other, player], seeds),
+        Match("kuhn_poker", [player, other], seeds),
+    ]
+    batch = play_matches(matches, tabulated=True)
+    check_columns(batch)
+    assert batch.players == (
+        ("scripted", "scripted"),
+        ("slow", "scripted"),
+        ("other", "scripted"),
+        ("scripted", "other"),
+    )
+    assert batch.seating.tolist() == [0] * 5 + [1] * 5 + [2] * 5 + [3] * 5
+    # Two turns of either seat can come up in every deal; where one is waited for, turns are asked as they come
+    assert [len(turns) for turns in other.asked] == [4 * 5]
+    assert [len(turns) for turns in slow.asked] == [5, 5]
+    assert [len(turns) for turns in player.asked] == [4 * 5 + 4 * 5, 5]
+    same_episodes(batch, [play(m.game, m.players, m.seeds, tabulated=False) for m in matches])
+
+
 def test_no_matches_are_no_episodes():
     assert len(play_matches([])) == 0
 
@@ -710,9 +736,12 @@ def test_a_game_that_raises_while_it_is_listed_is_named(register_game):
             raise OSError("gone")
 
     register_game("faulty", lambda: Faulty("faulty", ("turn", 0, {"a": ("end", (1, -1))})))
-    with pytest.raises(PlayError, match="^faulty raised OSError while its positions were listed: gone") as raised:
+    listed = "^faulty, while its positions were listed, raised OSError: gone; moves so far: none$"
+    with pytest.raises(PlayError, match=listed):
+        play("faulty", [RandomPlayer()] * 2, [0], tabulated=True)
+    with pytest.raises(PlayError, match="^faulty with seed 0 raised OSError: gone; moves so far: none$") as raised:
         play("faulty", [RandomPlayer()] * 2, [0])
-    assert len(raised.value.episodes or ()) == 0
+    assert len(raised.value.episodes) == 0
     with pytest.raises(PlayError, match="^faulty with seed 8 raised OSError: gone; moves so far: none"):
         play("faulty", [RandomPlayer()] * 2, [8], tabulated=False)
 
@@ -762,7 +791,7 @@ def test_a_player_that_cannot_answer_ends_play_and_finished_games_are_kept(tabul
     with pytest.raises(PlayError) as raised:
         play_matches(
             [
-                Match("kuhn_poker", [players[0]] * 2, np.array([2, 4])),
+                Match("kuhn_poker", [RandomPlayer()] * 2, np.array([2, 4])),
                 Match("kuhn_poker", players, np.array([1, 2, 3, 4])),
                 Match("kuhn_poker", players[::-1], np.array([6])),
             ],
@@ -775,7 +804,7 @@ def test_a_player_that_cannot_answer_ends_play_and_finished_games_are_kept(tabul
     kept = {(e.seed, e.players, e.ending) for e in raised.value.episodes.episodes()}
     assert {(1, ("half", "api"), Ending.ILLEGAL), (3, ("half", "api"), Ending.ILLEGAL)} <= kept
     if tabulated:  # as text they stand in their second round
-        assert {(2, ("half", "half"), Ending.TERMINAL), (4, ("half", "half"), Ending.TERMINAL)} <= kept
+        assert {(2, ("random", "random"), Ending.TERMINAL), (4, ("random", "random"), Ending.TERMINAL)} <= kept
 
 
 def test_a_game_that_asks_nobody_is_no_game_that_goes_on_for_ever(register_game):

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from spiral_trl.stats import Interval, bootstrap_interval, mean_interval, wilson_interval
+from spiral_trl.stats import Interval, bootstrap_interval, mean_interval, ratio_interval, wilson_interval
 
 
 def test_mean_interval_against_a_table_of_student_t():
@@ -78,3 +78,37 @@ def test_bad_arguments_are_refused():
         mean_interval([1.0], confidence=95)
     with pytest.raises(ValueError, match="replicates"):
         bootstrap_interval([1.0], seed=0, replicates=0)
+
+
+def test_ratio_interval_by_hand():
+    # R = 6/12; residuals y - R x: 0, 1, -0.5, -0.5, over the mean of x, 3; t(3) has the 95% quantile 3.182446.
+    interval = ratio_interval([1, 3, 0, 2], [2, 4, 1, 5])
+    half = 3.182446 * math.sqrt((1 + 0.25 + 0.25) / 9 / 3 / 4)
+    assert interval.estimate == 0.5
+    assert (interval.low, interval.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
+
+
+def test_ratio_interval_with_equal_denominators_is_that_of_the_mean():
+    ratio, mean = ratio_interval([1, 3, 0, 2], [4] * 4), mean_interval([0.25, 0.75, 0, 0.5])
+    assert (ratio.estimate, ratio.low, ratio.high) == pytest.approx((mean.estimate, mean.low, mean.high))
+
+
+def test_ratio_interval_covers_where_moves_of_a_game_go_together():
+    """Each game has its own rate of good moves, so an interval over moves would be far too narrow."""
+    rng = np.random.default_rng(1)
+    covered, narrow = [], []
+    for _ in range(1000):
+        moves = rng.integers(2, 10, 60)
+        good = rng.binomial(moves, rng.beta(0.5, 0.5, 60))
+        interval = ratio_interval(good, moves)
+        covered.append(interval.low <= 0.5 <= interval.high)
+        wilson = wilson_interval(int(good.sum()), int(moves.sum()))
+        narrow.append(wilson.low <= 0.5 <= wilson.high)
+    assert 0.92 < np.mean(covered) < 0.97
+    assert np.mean(narrow) < 0.8
+
+
+@pytest.mark.parametrize(("y", "x"), [([1], [1, 2]), ([1, 2], [0, 0]), ([1, 2], [-1, 2]), ([], [])])
+def test_ratio_interval_refuses_what_has_no_ratio(y, x):
+    with pytest.raises(ValueError):
+        ratio_interval(y, x)

@@ -18,7 +18,7 @@ EXAMPLES = """  spiral-trl evaluate outputs/kuhn --games "kuhn_poker(observation
   spiral-trl evaluate random --games tic_tac_toe leduc_poker --pairs 1000 --json random.json
   spiral-trl evaluate Qwen/Qwen3-4B --games pig --opponents random "mcts(simulations=200)" --exploitability off"""
 
-_OPPONENTS = ("random", "cfr")
+_OPPONENTS = ("random", "cfr", "minimax")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,13 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--opponents",
         nargs="+",
         metavar="PLAYER",
-        help="whom it plays, in the games that they can play (default: random, and cfr where it can)",
+        help="whom it plays, in the games that they can play (default: random, cfr and minimax)",
     )
     parser.add_argument(
         "--exploitability",
         choices=("auto", "off"),
         default="auto",
         help="auto: exact where that is possible, sampled or a lower bound elsewhere (default: auto)",
+    )
+    parser.add_argument(
+        "--moves",
+        choices=("auto", "off"),
+        default="auto",
+        help="auto: how often it finds a best move, in games that can be solved (default: auto)",
     )
     parser.add_argument("--samples", type=int, metavar="K", help="sample K replies for each turn of the game instead")
     add_game_arguments(parser, pairs=256)
@@ -61,6 +67,7 @@ def run(options: argparse.Namespace) -> None:
         options.pairs,
         options.seed,
         exploitability=options.exploitability == "auto",
+        moves=options.moves == "auto",
         samples=options.samples,
         illegal=options.illegal,
         max_turns=options.max_turns,
@@ -70,7 +77,9 @@ def run(options: argparse.Namespace) -> None:
     if options.json is not None:
         options.json.write_text(json.dumps(measures.to_dict(), indent=2) + "\n", encoding="utf-8")
     _show(measures)
-    end_with_notes(measures.left_out, measures.notes)
+    # Nobody asked for the default opponents
+    asked = [entry for entry in measures.left_out if options.opponents or entry.player == measures.player]
+    end_with_notes(asked, measures.notes)
 
 
 def _show(measures: PlayerMeasures) -> None:
@@ -109,7 +118,12 @@ def _show(measures: PlayerMeasures) -> None:
             ["opponent", "seat", "games", "won %", "drawn %", "lost %", "mean return", "illegal %", "truncated %"],
             rows,
         )
-        print(f"exploitability: {_exploitability(game)}\n")
+        print(f"exploitability: {_exploitability(game)}")
+        if game.moves is not None:
+            best = with_interval(game.moves.best_move_rate, 100, 1)
+            lost = with_interval(game.moves.value_lost_per_move, digits=3)
+            print(f"moves: {best}% best of {game.moves.moves} against itself; a move gives away {lost} points")
+        print()
 
 
 def _exploitability(game: GameMeasures) -> str:
@@ -120,7 +134,9 @@ def _exploitability(game: GameMeasures) -> str:
         bound = with_interval(measured.lower_bound)
         by = ", ".join(dict.fromkeys(measured.exploiters))
         return f"at least {bound} {measured.unit} (lower bound, won by {by}; a best response may win more)"
-    how = f"exact, {100 * measured.unexplored_mass:.2g}% of replies unexplored at most"
+    how = "exact"
+    if measured.unexplored_mass > 0:
+        how += f", at most {100 * measured.unexplored_mass:.2g}% of the replies to a turn unexplored"
     if measured.method == "sampled":
         floor = "" if measured.floor is None else f"; an equilibrium sampled so would read {measured.floor:.4f}"
         how = f"sampled, {measured.samples} replies for each turn{floor}"

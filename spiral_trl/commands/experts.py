@@ -7,8 +7,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from ..errors import PlayError, usage_errors
+from ..errors import usage_errors
 from ..experts.collect import KEEP, ExpertSettings, Progress, begin, collect, seat_players
+from ..rollout import MAX_TURNS
+from .loading import check_file
 
 
 HELP = "Collect decisions of solvers, or of the winners of a model's self-play, as a dataset for TRL's SFTTrainer."
@@ -36,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--think", action="store_true", help="put the reasons into <think>...</think>")
     parser.add_argument("--boxed", action="store_true", help="write \\boxed{action} instead of [action]")
     parser.add_argument("--illegal", default="forfeit", help="what an illegal reply does (default: forfeit)")
-    parser.add_argument("--max-turns", type=int, default=50, help="turns after which a game is dropped (default: 50)")
+    parser.add_argument(
+        "--max-turns", type=int, default=MAX_TURNS, help=f"turns after which a game is dropped (default: {MAX_TURNS})"
+    )
     parser.add_argument("--games-per-round", type=int, help="games played at once and written as one file")
     parser.add_argument("--seed", type=int, default=0, help="deals and replies derive from it (default: 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was collected as JSON too")
@@ -59,13 +63,10 @@ def run(options: argparse.Namespace) -> None:
             games_per_round=options.games_per_round,
         )
         # Wrong names, players that cannot play and folders that are taken show before anything is played
+        check_file(options.json, "--json")
         begin(settings, options.output)
         seats = seat_players(settings)
-    try:
-        state = collect(settings, options.output, seats, progress=lambda state: _tell(settings, state))
-    except PlayError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
+    state = collect(settings, options.output, seats, progress=lambda state: _tell(settings, state))
     from ..hub.dataset_card import write_dataset_card
 
     card = write_dataset_card(options.output, "spiral-trl " + " ".join(shlex.quote(part) for part in sys.argv[1:]))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..errors import usage_errors
 from ..games import game_names, make_game
-from ..games.registry import game_source, source_names
+from ..games.registry import first_turns, game_source, source_names
+from .loading import check_file
 
 
 HELP = "List the games, or show one: seats, endings and the first turn as a player reads it."
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     with usage_errors():
+        check_file(options.json, "--json")
         if options.game is not None:
             shown = _show(options.game, options.seed)
         elif options.source is not None:
@@ -40,10 +42,10 @@ def run(options: argparse.Namespace) -> None:
 
 def _show(name: str, seed: int) -> dict:
     game = make_game(name)
-    game.reset(seed)
+    asked = first_turns(name, seed)
     print(f"{game.name}: {game.num_players} seats ({', '.join(game.roles)})")
     turns = []
-    for turn in game.turns():
+    for turn in asked:
         text = turn.messages[-1]["content"]
         print(f"\n--- {turn.role} reads:\n{text}")
         turns.append({"role": turn.role, "messages": list(turn.messages), "legal_actions": turn.legal_actions})

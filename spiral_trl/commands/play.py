@@ -12,13 +12,14 @@ import numpy as np
 
 from ..errors import PlayerError, PlayError, UsageError, usage_errors
 from ..games import make_game
+from ..games.registry import first_turns
 from ..players.base import Player
 from ..players.bots import CFRPlayer, PolicyPlayer
 from ..players.human import HumanPlayer, PersonLeft, printable
 from ..players.registry import check_player, make_player
 from ..players.search import MinimaxPlayer
 from ..records import Ending, Episode, EpisodeBatch, Turn, episodes_to_dataset
-from ..rollout import IllegalMoves, play
+from ..rollout import MAX_TURNS, IllegalMoves, play
 
 
 HELP = "Play a game at the terminal, or let players play and print what they did."
@@ -52,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="POLICY",
         help="what an illegal reply does: forfeit (default), spiral, retry(k) or random_legal",
     )
+    parser.add_argument(
+        "--max-turns", type=int, default=MAX_TURNS, help=f"games are truncated there (default: {MAX_TURNS})"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the games, one JSON object a line")
 
 
@@ -67,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
     parts = [[seed] for seed in _seeds(options)] if with_person else [_seeds(options)]
     try:
         for seeds in parts:
-            batch = play(options.game, players, seeds, illegal=illegal)
+            batch = play(options.game, players, seeds, illegal=illegal, max_turns=options.max_turns)
             episodes += _show(batch, players, options.prompts)
     except (PlayerError, PlayError) as error:
         failure = error
@@ -92,8 +96,9 @@ def _seeds(options: argparse.Namespace) -> list[int]:
 def _check(options: argparse.Namespace) -> tuple[list[str], str]:
     """The player of every seat and the illegal-move policy, once all that can be checked is."""
     game = make_game(options.game)
-    if options.games < 1:
-        raise UsageError(f"--games must be at least 1, not {options.games}")
+    for option in ("games", "max_turns"):
+        if getattr(options, option) < 1:
+            raise UsageError(f"--{option.replace('_', '-')} must be at least 1, not {getattr(options, option)}")
     if options.players is not None:
         if options.opponents is not None or options.seat is not None:
             raise UsageError("--players names every seat; leave out --opponents and --seat")
@@ -116,8 +121,7 @@ def _check(options: argparse.Namespace) -> tuple[list[str], str]:
     if options.illegal is not None:
         IllegalMoves.parse(options.illegal).returns(0, game.worst_returns)
         return names, options.illegal
-    game.reset(options.seed)
-    free_text = any(turn.legal_actions is None for turn in game.turns())
+    free_text = any(turn.legal_actions is None for turn in first_turns(options.game, options.seed))
     return names, _RETRIES if free_text and "human" in names else "forfeit"
 
 

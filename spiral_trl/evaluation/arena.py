@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import PlayerError, PlayError
 from ..games.chance import derive_seeds
-from ..games.registry import canonical_name, make_game
+from ..games.registry import canonical_name, first_turns, make_game
 from ..players.base import Player
 from ..records import ENDINGS, Ending, EpisodeBatch, Turn
 from ..rollout import MAX_TURNS, Match, play_matches
@@ -128,7 +128,7 @@ def play_match(
         pairs (`int`): Deals, at least one; twice as many games are played.
         seed (`int`): Deals, and replies of the players of this package, derive from it.
         illegal (`str`, *optional*, defaults to `"forfeit"`): See [`~spiral_trl.rollout.IllegalMoves`].
-        max_turns (`int`, *optional*, defaults to `50`): See [`~spiral_trl.rollout.play`].
+        max_turns (`int`, *optional*, defaults to `1000`): See [`~spiral_trl.rollout.play`].
 
     Raises:
         `ValueError`: If the game is unknown or not for two players, or `pairs` is less than 1.
@@ -323,7 +323,7 @@ def play_arena(
         self_play (`bool`, *optional*, defaults to `False`): Whether players also play themselves. It tells of the seats
             and of draws, not of strength.
         illegal (`str`, *optional*, defaults to `"forfeit"`): See [`~spiral_trl.rollout.IllegalMoves`].
-        max_turns (`int`, *optional*, defaults to `50`): See [`~spiral_trl.rollout.play`].
+        max_turns (`int`, *optional*, defaults to `1000`): See [`~spiral_trl.rollout.play`].
         anchor (`str`, *optional*): The player whose rating is 0; by default the first. In games which that one is left
             out of, the first who plays.
         replicates (`int`, *optional*, defaults to `1000`): Resamples for the intervals of ratings.
@@ -453,9 +453,7 @@ class TurnChecker(Protocol):
 def cannot_play(player: Player, game: str) -> str | None:
     """Why a player cannot play a game, or `None`. It is shown a first turn, and asked for a reply where that costs
     little."""
-    started = make_game(game)
-    started.reset(0)
-    first = list(started.turns())[:1]
+    first = first_turns(game)[:1]
     try:
         if isinstance(player, TurnChecker):
             for turn in first:

@@ -12,6 +12,7 @@ from ..players.base import Player
 from ..rollout import MAX_TURNS
 from .arena import LeftOut, MatchResult, cannot_play, check_match, match_result, match_seed, play_schedule
 from .exploitability import Exploitability, ExploitabilityBound, measure_exploitability
+from .move_quality import MoveQuality, measure_moves
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class GameMeasures:
             [`~spiral_trl.evaluation.exploitability.ExploitabilityBound`], *optional*): How much a best response would
             win, or what at least.
         no_exploitability (`str`, *optional*): Why there is none.
+        moves ([`~spiral_trl.evaluation.move_quality.MoveQuality`], *optional*): How often it found a best move against
+            itself, and what its moves gave away; `None` in games without known best moves.
     """
 
     game: str
@@ -33,6 +36,7 @@ class GameMeasures:
     illegal_rate: float | None
     exploitability: Exploitability | ExploitabilityBound | None
     no_exploitability: str | None
+    moves: MoveQuality | None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -40,6 +44,7 @@ class GameMeasures:
             **vars(self),
             "matches": [match.to_dict() for match in self.matches],
             "exploitability": None if self.exploitability is None else self.exploitability.to_dict(),
+            "moves": None if self.moves is None else self.moves.to_dict(),
         }
 
 
@@ -82,6 +87,7 @@ def measure_player(
     seed: int = 0,
     *,
     exploitability: bool = True,
+    moves: bool = True,
     samples: int | None = None,
     illegal: str = "forfeit",
     max_turns: int = MAX_TURNS,
@@ -98,9 +104,12 @@ def measure_player(
         exploitability (`bool`, *optional*, defaults to `True`): Whether to measure exploitability; see
             [`~spiral_trl.evaluation.exploitability.measure_exploitability`]. Players that are paid or waited for are
             measured only where `samples` says how often to ask them.
+        moves (`bool`, *optional*, defaults to `True`): Whether to measure moves in games with known best moves, over
+            `pairs` games of the player against itself; see [`~spiral_trl.evaluation.move_quality.measure_moves`].
+            Players that are paid or waited for: as above.
         samples (`int`, *optional*): Replies to sample for each turn.
         illegal (`str`, *optional*, defaults to `"forfeit"`): See [`~spiral_trl.rollout.IllegalMoves`].
-        max_turns (`int`, *optional*, defaults to `50`): See [`~spiral_trl.rollout.play`].
+        max_turns (`int`, *optional*, defaults to `1000`): See [`~spiral_trl.rollout.play`].
         progress (`Callable`, *optional*): Called before each part with the number of parts that are over, how many
             there are, and what is next.
 
@@ -134,11 +143,12 @@ def measure_player(
         schedule, [player, *opponents], pairs, seed, illegal, max_turns, lambda done, _, what: tell(done, what)
     )
     called = [player.name, *(opponent.name for opponent in opponents)]
+    affordable = player.speculative or samples is not None
     measured = []
     for at, name in enumerate(names):
         record: Exploitability | ExploitabilityBound | None = None
         why_not: str | None = "not asked for"
-        if exploitability and not player.speculative and samples is None:
+        if exploitability and not affordable:
             why_not = "replies are paid or waited for; say how many to sample for each turn"
         elif exploitability:
             tell(len(schedule) + at, f"{name}: exploitability")
@@ -152,6 +162,14 @@ def measure_player(
                 notes.append(f"{name}: exploitability was not measured: {error}")
         mine = [match for match in played if match.game == name]
         replies = sum(int(match.replies[:, 0].sum()) for match in mine)
+        quality: MoveQuality | None = None
+        if moves and affordable:
+            try:
+                quality = measure_moves(player, name, games=pairs, seed=match_seed(name, seed), max_turns=max_turns)
+            except ValueError:
+                pass  # nobody knows its best moves
+            except PlayError as error:
+                notes.append(f"{name}: moves were not measured: {error}")
         measured.append(
             GameMeasures(
                 game=name,
@@ -159,6 +177,7 @@ def measure_player(
                 illegal_rate=sum(int(match.illegal[:, 0].sum()) for match in mine) / replies if replies else None,
                 exploitability=record,
                 no_exploitability=why_not,
+                moves=quality,
             )
         )
     return PlayerMeasures(player.name, pairs, seed, illegal, tuple(measured), tuple(left_out), tuple(notes))

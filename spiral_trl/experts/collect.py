@@ -23,7 +23,7 @@ import numpy as np
 
 from ..errors import PlayError
 from ..games.chance import derive_seeds
-from ..games.registry import canonical_name, make_game
+from ..games.registry import canonical_name, first_turns, make_game
 from ..games.table import tabulate
 from ..players.base import Player
 from ..players.registry import canonical_player_name, check_player, make_player
@@ -68,7 +68,7 @@ class ExpertSettings:
         seed (`int`, *optional*, defaults to `0`): Deals and replies derive from it and the index of the game.
         illegal (`str`, *optional*, defaults to `"forfeit"`): See [`~spiral_trl.rollout.IllegalMoves`]. Illegal replies
             are never kept.
-        max_turns (`int`, *optional*, defaults to `50`): Turns after which a game is truncated, and dropped.
+        max_turns (`int`, *optional*, defaults to `1000`): Turns after which a game is truncated, and dropped.
         games_per_round (`int`, *optional*): Games played at once and written as one file. By default at most 8,192 where
             a solver plays a small game, else at most 256.
     """
@@ -196,9 +196,7 @@ def seat_players(
         expert = player_of(name)
         if is_solver(expert):
             expert = ExpertPlayer(expert, settings.rationale, settings.think, settings.boxed, render)
-            started = make_game(game)
-            started.reset(0)
-            expert.reply(list(started.turns())[:1])
+            expert.reply(first_turns(game)[:1])
         elif settings.rationale or settings.boxed or render is not None:
             raise ValueError(f"{name} writes its own replies: rationale and boxed are for solvers")
         experts[game] = expert
@@ -406,7 +404,7 @@ def _rounds(settings: ExpertSettings, state: Progress, seats: Seats) -> Iterator
             if error is not None:
                 return
             if fruitless >= _FRUITLESS:
-                raise ValueError(
+                raise PlayError(
                     f"{fruitless:,} games of {game} by {seats.names[game]} gave no decision to keep (keep={keep}): "
                     f"{_endings(state)}"
                 )

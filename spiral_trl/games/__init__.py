@@ -8,6 +8,7 @@ from . import liars_dice as liars_dice
 from . import openspiel as openspiel
 from . import pig as pig
 from . import simple_negotiation as simple_negotiation
+from . import textarena as textarena
 from . import tic_tac_toe as tic_tac_toe
 from .parsing import parse_action
 from .registry import canonical_name, game_names, make_game

@@ -28,19 +28,28 @@ ROLES = ("player 0", "player 1")
 MARKS = ("X", "O")
 OBSERVATIONS = ("words", "latest", "compact")
 
-# Positions remembered for each name of a game; all of tic-tac-toe's fit. A position takes about 2 kB.
-_REMEMBERED = 50_000
+# Positions remembered for each name of a game; all of tic-tac-toe's fit
+_REMEMBERED = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What many positions share: the legal actions and the words that ask for one."""
+
+    legal: tuple[str, ...]
+    actions: Mapping[str, int]
+    question: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Position:
-    """What a seat is asked at a position. `question` follows the moves so far; `messages` is for prompts without."""
+    """What a seat is asked at a position. `tail` follows the moves so far where a prompt tells them; else `messages`
+    is the prompt."""
 
     player: int
-    legal: tuple[str, ...]
-    actions: Mapping[str, int]
+    choice: _Choice
     infoset: str
-    question: str
+    tail: str
     messages: tuple[Message, ...]
 
 
@@ -53,7 +62,7 @@ class Board:
         observation (`str`): `"words"`, `"latest"` or `"compact"`.
         introductions (`tuple[str, str]`): Rules, payoff and role, as each seat reads them.
         move (`str`): What a player did, before the action: `took` for `player 0 took 4`.
-        draw (`Callable`): The board as text, from its rows of `X`, `O` and `.`; ends with a line break.
+        draw (`Callable`): The board as text, from lines of `X`, `O` and `.`; ends with a line break.
     """
 
     def __init__(
@@ -63,7 +72,7 @@ class Board:
         observation: str,
         introductions: tuple[str, str],
         move: str,
-        draw: Callable[[list[str]], str],
+        draw: Callable[[str], str],
     ):
         self.name = name
         self.engine = engine
@@ -72,6 +81,7 @@ class Board:
         self.move = move
         self.draw = draw
         self._positions: dict[str, _Position] = {}
+        self._choices: dict[tuple[int, ...], _Choice] = {}
 
     def position(self, state: pyspiel.State) -> _Position:
         """What is asked where `state` stands."""
@@ -85,25 +95,34 @@ class Board:
 
     def _read(self, state: pyspiel.State, board: str) -> _Position:
         player = state.current_player()
-        actions = {str(action): action for action in state.legal_actions()}
-        legal = tuple(actions)
-        rows = board.strip().upper().split("\n")
-        question = (
-            f"Board (you play {MARKS[player]}):\n{self.draw(rows)}"
-            f"It is your turn. Choose {_listed(legal)}. End your reply with exactly one action in square brackets, "
-            f"for example [{legal[-1]}]; \\boxed{{{legal[-1]}}} is accepted too."
-        )
+        choice = self._choice(tuple(state.legal_actions()))
+        board = board.strip().upper()
+        infoset = f"{player}|" + board.replace("\n", "/")
         if self.observation == "compact":
-            content = f"player {player} board {' '.join(''.join(rows))}"
-        else:
-            content = self.introductions[player] + question
-        message: Message = {"role": "user", "content": content}
-        return _Position(player, legal, actions, f"{player}|{'/'.join(rows)}", question, (message,))
+            content = f"player {player} board " + " ".join(board.replace("\n", ""))
+            return _Position(player, choice, infoset, "", (Message(role="user", content=content),))
+        tail = f"Board (you play {MARKS[player]}):\n{self.draw(board)}{choice.question}"
+        if self.observation == "words":
+            return _Position(player, choice, infoset, tail, ())
+        return _Position(
+            player, choice, infoset, "", (Message(role="user", content=self.introductions[player] + tail),)
+        )
 
-
-def _listed(legal: Sequence[str]) -> str:
-    bracketed = [f"[{action}]" for action in legal]
-    return " or ".join(bracketed) if len(bracketed) < 3 else f"one of {', '.join(bracketed)}"
+    def _choice(self, numbers: tuple[int, ...]) -> _Choice:
+        choice = self._choices.get(numbers)
+        if choice is None:
+            legal = tuple(map(str, numbers))
+            listed = [f"[{action}]" for action in legal]
+            choices = " or ".join(listed) if len(listed) < 3 else f"one of {', '.join(listed)}"
+            if len(self._choices) >= _REMEMBERED:
+                self._choices.clear()
+            choice = self._choices[numbers] = _Choice(
+                legal,
+                dict(zip(legal, numbers, strict=True)),
+                f"It is your turn. Choose {choices}. End your reply with exactly one action in square brackets, for "
+                f"example {listed[-1]}; \\boxed{{{legal[-1]}}} is accepted too.",
+            )
+        return choice
 
 
 class BoardGame:
@@ -146,7 +165,7 @@ class BoardGame:
         state, position = self._asked()
         player, messages, infoset = position.player, position.messages, position.infoset
         if self._board.observation == "words":
-            content = f"{self._board.introductions[player]}Moves so far: {self._told or 'none'}.\n{position.question}"
+            content = f"{self._board.introductions[player]}Moves so far: {self._told or 'none'}.\n{position.tail}"
             messages = (Message(role="user", content=content),)
             infoset = f"{player}|{' '.join(self._moves)}"
         return (
@@ -158,9 +177,9 @@ class BoardGame:
                 player=player,
                 role=ROLES[player],
                 messages=messages,
-                legal_actions=position.legal,
+                legal_actions=position.choice.legal,
                 infoset=infoset,
-                state=SolverState(state, position.actions),
+                state=SolverState(state, position.choice.actions),
             ),
         )
 
@@ -169,18 +188,19 @@ class BoardGame:
         _, position = self._asked()
         if player != position.player:
             raise ValueError(f"{self.name}: player {position.player} is asked, not player {player}")
-        return parse_action(text, position.legal)
+        return parse_action(text, position.choice.legal)
 
     def step(self, actions: Mapping[int, str]) -> None:
         """Plays the action of the seat that is asked."""
         state, position = self._asked()
         action = actions.get(position.player, "")
-        if len(actions) != 1 or action not in position.actions:
+        choice = position.choice
+        if len(actions) != 1 or action not in choice.actions:
             raise ValueError(
-                f"{self.name}: player {position.player} may play {' or '.join(position.legal)}, not {dict(actions)}"
+                f"{self.name}: player {position.player} may play {' or '.join(choice.legal)}, not {dict(actions)}"
             )
         # A child and no change in place: turns that were handed out stand where they stood
-        self._state = state = state.child(position.actions[action])
+        self._state = state = state.child(choice.actions[action])
         self._moves.append(action)
         self._told += f"{', ' if self._told else ''}{ROLES[position.player]} {self._board.move} {action}"
         if state.is_terminal():

@@ -52,10 +52,10 @@ def _board(rows: int, columns: int, line: int, observation: str) -> Board:
     )
 
 
-def _draw(rows: list[str]) -> str:
+def _draw(board: str) -> str:
     """The board under its column numbers."""
-    numbers = " ".join(str(column) for column in range(len(rows[0])))
-    return "\n".join([numbers, *(" ".join(row) for row in rows)]) + "\n"
+    numbers = "".join(map(str, range(board.index("\n"))))
+    return " ".join(f"{numbers}\n{board}\n").replace(" \n ", "\n").replace(" \n", "\n")
 
 
 def _check(values: Mapping[str, Any]) -> None:

@@ -318,8 +318,8 @@ class OpenSpielGame:
         else:
             log = self._logs[player]
             # The newest entry is what the seat sees now, unless its last move changed nothing that it sees.
-            past = log if log[-1].startswith(_PLAYED) else log[:-1]
-            known = "\n".join([*past, f"You see now:\n{self._seen[player]}"])
+            before = log if log[-1].startswith(_PLAYED) else log[:-1]
+            known = "\n".join([*before, f"You see now:\n{self._seen[player]}"])
             key = _key("\n".join(log))
         if setup.latest and setup.has_observation:
             return f"What you see:\n{_clean(state.observation_string(player))}\n", key

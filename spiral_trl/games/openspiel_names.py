@@ -53,9 +53,16 @@ def game_types() -> dict[str, pyspiel.GameType]:
 
 @lru_cache(maxsize=1)
 def zero_sum_names() -> tuple[str, ...]:
-    """Short names of the zero-sum games that need no parameter, sorted."""
+    """Short names of the zero-sum games that need no parameter, sorted. Those that importing `open_spiel.python` adds
+    are left out, so that the list depends on nothing but the version of the library."""
     zero_sum = pyspiel.GameType.Utility.ZERO_SUM
-    return tuple(sorted(n for n, kind in game_types().items() if kind.utility == zero_sum and kind.default_loadable))
+    return tuple(
+        sorted(
+            name
+            for name, kind in game_types().items()
+            if kind.utility == zero_sum and kind.default_loadable and not name.startswith("python_")
+        )
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -24,6 +24,7 @@ _LATEX_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt)?|math(?:bf|it|rm|sf|tt)|m
 _QUOTED_CHARS = 40
 _LISTED_ACTIONS = 12
 _UNWRAPPED_LAYERS = 8
+_SHORT_CHARS = 32
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,10 @@ def parse_action(text: str, legal_actions: Sequence[str]) -> Parsed:
         [`~spiral_trl.records.Parsed`]: The action as spelled in `legal_actions`, or the error.
     """
     legal = tuple(legal_actions)
+    return _parse_short(text, legal) if len(text) <= _SHORT_CHARS else _parse(text, legal)
+
+
+def _parse(text: str, legal: tuple[str, ...]) -> Parsed:
     said = stated(text)
     if said.error is not None:
         return Parsed(None, said.error)
@@ -126,6 +131,10 @@ def parse_action(text: str, legal_actions: Sequence[str]) -> Parsed:
     if named:
         return Parsed(None, ambiguous(named))
     return Parsed(None, f"{quoted(said.contents[-1])} is not legal here; {_legal_list(legal)}")
+
+
+# Replies of bots and small models are short and recur thousands of times
+_parse_short = lru_cache(maxsize=16_384)(_parse)
 
 
 def ambiguous(named: Sequence[str]) -> str:

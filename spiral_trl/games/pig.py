@@ -100,7 +100,10 @@ class Pig:
         self._player = 0
         self._scores = [0] * players
         self._turn_total = 0
-        self._turns: list[list[str]] = []  # what came of each choice, for each turn; the last one goes on
+        # Finished turns in words and as a key, and the rolls of the one that goes on
+        self._told = ""
+        self._key = ""
+        self._rolls: list[str] = []
 
     def reset(self, seed: int, chance: Chance | None = None) -> None:
         """Scores of 0. One choice of chance per roll: die faces 1 to 6."""
@@ -111,7 +114,8 @@ class Pig:
         self._player = 0
         self._scores = [0] * self.num_players
         self._turn_total = 0
-        self._turns = [[]]
+        self._told = self._key = ""
+        self._rolls = []
         self.ending = None
 
     def _asked(self) -> tuple[pyspiel.State, Mapping[str, int]]:
@@ -146,7 +150,7 @@ class Pig:
     def _infoset(self) -> str:
         """`player|turns/...` in `words`, where a turn is its rolls and `h` for hold; else `player|scores|turn total`."""
         if self._setup.observation == "words":
-            return f"{self._player}|{'/'.join(''.join(turn) for turn in self._turns)}"
+            return f"{self._player}|{self._key}{''.join(self._rolls)}"
         return f"{self._player}|{' '.join(map(str, self._scores))}|{self._turn_total}"
 
     def _content(self) -> str:
@@ -157,7 +161,10 @@ class Pig:
             parts = [("turn", self._turn_total), ("own", self._scores[player])]
             parts += [("next", self._scores[other]) for other in following]
             return f"player {player} " + " ".join(f"{word} {' '.join(f'{n:0{width}d}')}" for word, n in parts)
-        told = f"So far: {self._told() or 'nothing'}.\n" if setup.observation == "words" else ""
+        told = ""
+        if setup.observation == "words":
+            now = f"{self.roles[player]} rolled {' '.join(self._rolls)}" if self._rolls else ""
+            told = f"So far: {'; '.join(filter(None, (self._told, now))) or 'nothing'}.\n"
         choice = " or ".join(f"[{action}]" for action in self._asked()[1])
         others = "".join(f", player {other} has {self._scores[other]}" for other in following)
         return (
@@ -166,17 +173,6 @@ class Pig:
             f"It is your turn. Choose {choice}. End your reply with exactly one action in square brackets, "
             "for example [hold]; \\boxed{hold} is accepted too."
         )
-
-    def _told(self) -> str:
-        """Every turn with its rolls: `player 0 rolled 4 3 and held; player 1 rolled 2 1; player 0 rolled 5`."""
-        turns = []
-        for number, turn in enumerate(self._turns):
-            rolls = [outcome for outcome in turn if outcome != "h"]
-            did = [f"rolled {' '.join(rolls)}"] if rolls else []
-            did += ["held"] if turn[-1:] == ["h"] else []
-            if did:
-                turns.append(f"player {number % self.num_players} {' and '.join(did)}")
-        return "; ".join(turns)
 
     def parse(self, player: int, text: str) -> Parsed:
         """The action that `text` names for the seat that is asked."""
@@ -195,15 +191,14 @@ class Pig:
         state = state.child(legal[action])
         self._index += 1
         if action == "hold":
-            self._turns[-1].append("h")
             self._scores[player] += self._turn_total
-            self._pass_on()
+            self._pass_on("held", "h")
         elif not state.is_terminal():  # the horizon's last roll is not resolved
             outcome = self._chance.choose(DIE)
             state.apply_action(outcome)
-            self._turns[-1].append(str(outcome + 1))
+            self._rolls.append(str(outcome + 1))
             if outcome == 0:
-                self._pass_on()
+                self._pass_on("", "")
             else:
                 self._turn_total += outcome + 1
         self._state = state
@@ -211,10 +206,14 @@ class Pig:
             won = max(self._scores) >= self._setup.target
             self.ending = Ending.TERMINAL if won else Ending.TRUNCATED
 
-    def _pass_on(self) -> None:
+    def _pass_on(self, how: str, mark: str) -> None:
+        rolled = f"rolled {' '.join(self._rolls)}" if self._rolls else ""
+        turn = f"{self.roles[self._player]} {' and '.join(filter(None, (rolled, how)))}"
+        self._told += f"; {turn}" if self._told else turn
+        self._key += f"{''.join(self._rolls)}{mark}/"
+        self._rolls = []
         self._turn_total = 0
         self._player = (self._player + 1) % self.num_players
-        self._turns.append([])
 
     def returns(self) -> tuple[float, ...]:
         """+1 for the winner; the others share -1 equally; 0 for all at the horizon."""

@@ -7,12 +7,14 @@ remembered, since thousands of games are made per training step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
+from ..errors import game_failed
 from ..names import Parameter, read_parameters, split_name, unknown
+from ..records import Turn
 from .base import Game
 
 
@@ -97,6 +99,20 @@ def make_game(name: str) -> Game:
     if colon:
         return _SOURCES[prefix].make(canonical[len(prefix) + 1 :])
     return _GAMES[base].make(**values)
+
+
+def first_turns(name: str, seed: int = 0) -> Sequence[Turn]:
+    """Who is asked at the start of a game, and what.
+
+    Raises:
+        [`~spiral_trl.errors.PlayError`]: If the game's code raises.
+    """
+    game = make_game(name)
+    try:
+        game.reset(seed)
+        return game.turns()
+    except Exception as error:
+        raise game_failed(f"{game.name} with seed {seed}", error) from error
 
 
 def parse_name(name: str) -> tuple[str, dict[str, Any]]:

@@ -6,6 +6,10 @@ empty one. Weighting each end of the game by chance and by the other seats, and 
 leaves a decision tree of the one seat alone: its information sets, ordered by how many own moves came before, each
 hanging on one sequence. A best response is the maximum over actions from the deepest information set up.
 
+Where a seat reads the same after different moves of its own (prompts of the newest position alone, games that forget on
+purpose), its policy cannot tell them apart; a best response can, since it remembers what it saw and did: such a turn is
+one information set for each past.
+
 An illegal reply is an end of the game like any other: the offender gets its worst return, the others share the
 negation of it.
 
@@ -15,6 +19,7 @@ once for its illegal replies.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -117,6 +122,8 @@ class SequenceForm:
         end_turn (`np.ndarray`): `[E]` turn of an illegal end; -1 at terminal nodes.
         end_seat (`np.ndarray`): `[E]` the offender at an illegal end; -1 at terminal nodes.
         end_returns (`np.ndarray`): `[E, P]` totals.
+        remembered (`bool`): Whether every turn tells its seat's own past, so that a policy of the seat is one of its
+            decision tree.
     """
 
     table: GameTable
@@ -133,6 +140,7 @@ class SequenceForm:
     end_turn: np.ndarray
     end_seat: np.ndarray
     end_returns: np.ndarray
+    remembered: bool
 
     def reach(self, probabilities: np.ndarray) -> np.ndarray:
         """`[P + 1, N]` what each seat, and chance in the last row, contributes to the probability of each node.
@@ -186,10 +194,11 @@ class SequenceForm:
 def sequence_form(table: GameTable) -> SequenceForm:
     """Prepares `table`, once.
 
-    Turns with equal `infoset` keys are one information set; a turn without a key is one by itself.
+    Turns with equal `infoset` keys are one information set; a turn without a key is one by itself. A turn that reads
+    the same after different moves of the seat's own is an information set for each of these pasts.
 
     Raises:
-        [`ImperfectRecallError`]: If a seat lacks perfect recall.
+        [`ImperfectRecallError`]: If different turns of an information set lack perfect recall.
         `ValueError`: If an information set does not have the same actions everywhere, or the nodes of `table` are
             positions.
     """
@@ -197,6 +206,8 @@ def sequence_form(table: GameTable) -> SequenceForm:
         raise ValueError(f"The nodes of {table.name} are positions, not histories: use position_graph.")
     num_nodes, num_players = len(table.kind), table.num_players
     keys = [(turn.player, ("turn", u) if turn.infoset is None else turn.infoset) for u, turn in enumerate(table.turns)]
+    alone = Counter(keys)
+    remembered = True
     # Each seat's last (information set, action) at each node; infosets are listed with their parent sequence
     last: list[list[tuple | None]] = [[None] * num_players for _ in range(num_nodes)]
     hangs_on: dict[tuple, tuple | None] = {}
@@ -213,6 +224,8 @@ def sequence_form(table: GameTable) -> SequenceForm:
             seat = int(table.player[node])
             key = keys[table.turn[node]]
             legal = tuple(int(column) for column in columns)
+            if alone[key] == 1 and hangs_on.get(key, last[node][seat]) != last[node][seat]:
+                remembered, key = False, (*key, last[node][seat])
             if key not in hangs_on:
                 hangs_on[key], actions[key] = last[node][seat], legal
                 before = last[node][seat]
@@ -264,6 +277,7 @@ def sequence_form(table: GameTable) -> SequenceForm:
         end_turn=np.concatenate([nobody, table.turn[asked]]),
         end_seat=np.concatenate([nobody, table.player[asked]]),
         end_returns=np.concatenate([table.returns[terminal], forfeits[table.player[asked]]]),
+        remembered=remembered,
     )
 
 
@@ -320,9 +334,12 @@ def solve(table: GameTable, tolerance: float = 1e-4, max_iterations: int = 5_000
         max_iterations (`int`, *optional*, defaults to `5_000`): When to give up.
 
     Raises:
-        `ValueError`: If the game is not zero-sum between two players, or `max_iterations` do not suffice.
+        `ValueError`: If the game is not zero-sum between two players, a turn does not tell its seat's own past, or
+            `max_iterations` do not suffice.
     """
     form = sequence_form(table)
+    if not form.remembered:
+        raise ValueError(f"{table.name} does not tell its players what they did before, as CFR+ needs.")
     if table.num_players != 2 or np.abs(form.end_returns.sum(1)).max() > 1e-9:
         raise ValueError(f"{table.name} is no zero-sum game of two players, for which alone CFR+ is an equilibrium.")
     aim = tolerance * float(np.ptp(form.end_returns))

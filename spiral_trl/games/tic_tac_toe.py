@@ -52,16 +52,13 @@ def _board(size: int, line: int | None, observation: str) -> Board:
     )
 
 
-def _draw(rows: list[str]) -> str:
+def _draw(board: str) -> str:
     """Marks, and the numbers of empty cells, between lines."""
-    size = len(rows)
+    size = board.index("\n")
     width = len(str(size * size - 1))
-    cells = [
-        [f"{size * y + x if mark == '.' else mark:>{width}}" for x, mark in enumerate(row)]
-        for y, row in enumerate(rows)
-    ]
+    cells = [f"{i if mark == '.' else mark:>{width}}" for i, mark in enumerate(board.replace("\n", ""))]
     between = "\n" + "+".join(["-" * (width + 2)] * size) + "\n"
-    return between.join(" " + " | ".join(row) for row in cells) + "\n"
+    return between.join(f" {' | '.join(cells[at : at + size])}" for at in range(0, size * size, size)) + "\n"
 
 
 def _check(values: Mapping[str, Any]) -> None:

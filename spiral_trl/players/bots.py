@@ -58,7 +58,7 @@ class PolicyPlayer(ABC):
         inner = np.full((len(turns), width), np.inf)
         total = np.zeros(len(turns))
         for row, policy in enumerate(policies):
-            cdf = np.cumsum(list(policy.values()))
+            cdf = _cumulative(tuple(policy.values()))
             inner[row, : len(cdf) - 1] = cdf[:-1]
             total[row] = cdf[-1]
         draws = uniforms(seeds, REPLY, index, 0) * total[which]  # (B,)
@@ -69,6 +69,12 @@ class PolicyPlayer(ABC):
             row, column = divmod(code, width)
             replies.append(Reply(text=f"[{list(policies[row])[column]}]"))
         return replies, chosen
+
+
+@lru_cache(maxsize=4096)
+def _cumulative(probabilities: tuple[float, ...]) -> np.ndarray:
+    """Cumulative sums. Remembered: few distributions occur over and over, above all uniform ones."""
+    return np.cumsum(probabilities)
 
 
 class RandomPlayer(PolicyPlayer):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import did_you_mean
+from .prompts import find_prompt_template
 
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class ModelSettings:
         temperature (`float`, *optional*, defaults to `1.0`), top_p (`float`, *optional*, defaults to `1.0`),
         top_k (`int`, *optional*, defaults to `0`): Sampling, with the meaning of [`~transformers.GenerationConfig`].
         prompt_template (`str`, *optional*, defaults to `"chat"`): How turns are written as prompts: `chat` is the
-            tokenizer's chat template.
+            tokenizer's chat template; see [`~spiral_trl.players.prompts.PromptTemplate`].
         chat_template_kwargs (`Mapping`, *optional*): Passed to `apply_chat_template`, such as
             `{"enable_thinking": False}`.
         max_rows (`int`, *optional*, defaults to `512`): Most rows in one forward pass.
@@ -62,6 +63,7 @@ class ModelSettings:
             raise ValueError(f"temperature of a model must be above 0, not {self.temperature}; top_k=1 is greedy")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p of a model must be above 0 and at most 1, not {self.top_p}")
+        find_prompt_template(self.prompt_template)
         if self.dtype not in DTYPES:
             raise ValueError(
                 f"dtype of a model must be one of {', '.join(DTYPES)}, not {self.dtype!r}"
@@ -204,9 +206,6 @@ def load_model_player(
         raise ValueError(f"The model {path} lacks {len(missing)} weights, such as {missing[0]}.")
     model.to(torch.device(device))
     model.eval()
-    template: dict[str, Any] = {}
-    if settings.prompt_template != "chat":
-        template["prompt_template"] = settings.prompt_template
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return LanguageModelPlayer(
         model,
@@ -217,6 +216,6 @@ def load_model_player(
         top_p=settings.top_p,
         top_k=settings.top_k,
         chat_template_kwargs=settings.chat_template_kwargs,
+        prompt_template=settings.prompt_template,
         max_rows=settings.max_rows,
-        **template,
     )

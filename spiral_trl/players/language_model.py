@@ -1,4 +1,4 @@
-"""A Hugging Face causal language model as a player: chat template in, sampled reply out."""
+"""A Hugging Face causal language model as a player: prompt template in, sampled reply out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..errors import did_you_mean
 from ..games.chance import REPLY, uniforms
 from ..prefix_sharing import left_padded, position_ids, sample_distinct
 from ..records import Reply, Turn
+from .prompts import PromptTemplate, find_prompt_template
 
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class LanguageModelPlayer:
         model ([`~transformers.PreTrainedModel`]):
             The model. May be exchanged between calls by the context `unwrap`.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer, with a chat template.
+            Its tokenizer, with a chat template unless `prompt_template` brings one.
         name (`str`, *optional*, defaults to `"model"`):
             What the player is called in records.
         max_new_tokens (`int`, *optional*, defaults to `256`):
@@ -42,12 +43,16 @@ class LanguageModelPlayer:
         repetition_penalty (`float`, *optional*, defaults to `1.0`):
             Sampling, with the meaning of [`~transformers.GenerationConfig`].
         eos_token_ids (`Sequence[int]`, *optional*):
-            Tokens that end a reply. By default those of the generation config and the tokenizer.
+            Tokens that end a reply. By default those of the generation config and the tokenizer. The prompt template's
+            own is always added.
         generation_kwargs (`Mapping`, *optional*):
             More fields of [`~transformers.GenerationConfig`] that act on logits, such as `bad_words_ids`: see
             [`GENERATION_KWARGS`]. With an engine, which reads them itself, none is looked at here.
         chat_template_kwargs (`Mapping`, *optional*):
             Passed to `apply_chat_template`, such as `{"enable_thinking": False}`.
+        prompt_template (`str` or [`~spiral_trl.players.prompts.PromptTemplate`], *optional*, defaults to `"chat"`):
+            How turns are written: `"chat"` (the tokenizer's chat template), `"qwen3_base"`, `"r1_distill"` or
+            `"llama_instruct"`. Where the prompt ends with `<think>`, replies' text starts with it.
         max_rows (`int`, *optional*, defaults to `512`):
             Most rows in one forward pass.
         unwrap (`Callable`, *optional*):
@@ -71,11 +76,13 @@ class LanguageModelPlayer:
         eos_token_ids: Sequence[int] | None = None,
         generation_kwargs: Mapping[str, Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        prompt_template: str | PromptTemplate = "chat",
         max_rows: int = 512,
         unwrap: Callable[[], AbstractContextManager[PreTrainedModel]] | None = None,
         engine: Engine | None = None,
     ):
-        check_chat_template(tokenizer)
+        template = find_prompt_template(prompt_template)
+        template.check(tokenizer)
         self.name = name
         self.model = model
         self.tokenizer = tokenizer
@@ -89,10 +96,11 @@ class LanguageModelPlayer:
         self.engine = engine
         # An engine computes every reply by itself, so that one which may never be used costs as much as any other
         self.speculative = engine is None
-        self.chat_template_kwargs = dict(chat_template_kwargs or {})
+        self.chat_template_kwargs = {**(chat_template_kwargs or {}), **template.arguments()}
+        self._opened = template.opened_reasoning(tokenizer, **self.chat_template_kwargs)
         if eos_token_ids is None:
             eos_token_ids = default_eos_token_ids(model, tokenizer)
-        self.eos_token_ids = frozenset(eos_token_ids)
+        self.eos_token_ids = frozenset(eos_token_ids) | template.eos_token_ids(tokenizer)
         self.vocab_size = model.config.get_text_config().vocab_size
         self.max_length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.eos_token_ids)
@@ -157,12 +165,14 @@ class LanguageModelPlayer:
         return self._prompts[key]
 
     def decode(self, completion_ids: Sequence[int]) -> str:
-        """Text of a completion, special tokens skipped. Remembered: short replies coincide."""
+        """Text of a completion, special tokens skipped, after the `<think>` that its prompt opened. Remembered: short
+        replies coincide."""
         key = tuple(completion_ids)
         if key not in self._texts:
             if len(self._texts) > 100_000:
                 self._texts.clear()
-            self._texts[key] = cast("str", self.tokenizer.decode(list(key), skip_special_tokens=True))
+            text = cast("str", self.tokenizer.decode(list(key), skip_special_tokens=True))
+            self._texts[key] = self._opened + text
         return self._texts[key]
 
     @torch.no_grad()
@@ -317,11 +327,6 @@ def default_eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizer
     return ids
 
 
-def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuses a tokenizer without a chat template, with the fix."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(
-            f"The tokenizer of {tokenizer.name_or_path or 'the model'} has no chat template, so turns cannot be "
-            "written for it. Set tokenizer.chat_template, or copy one with "
-            "trl.clone_chat_template(model, tokenizer, 'Qwen/Qwen3-0.6B')."
-        )
+def check_chat_template(tokenizer: PreTrainedTokenizerBase, prompt_template: str | PromptTemplate = "chat") -> None:
+    """Refuses a tokenizer that a prompt template cannot be used with, such as one without a chat template."""
+    find_prompt_template(prompt_template).check(tokenizer)

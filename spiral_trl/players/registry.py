@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..games.registry import make_game
+from ..games.registry import first_turns
 from ..names import Parameter, read_parameters, split_name, unknown
 from ..records import Turn
 from .base import Player
@@ -177,13 +177,12 @@ def check_player(name: str, game: str | None = None) -> None:
 
     Raises:
         `ValueError`: In one line: what is wrong, what is allowed, and the nearest match.
+        [`~spiral_trl.errors.PlayError`]: If the game's code raises.
     """
     entry, values = _read(name)
     entry.check(values, ModelSettings())
     if game is not None:
-        started = make_game(game)
-        started.reset(0)
-        for turn in list(started.turns())[:1]:
+        for turn in first_turns(game)[:1]:
             entry.check_turn(values, turn)
 
 

@@ -106,23 +106,25 @@ class MCTSPlayer:
         return [Reply(text=f"[{action}]") for _, action in found], chosen
 
     def _choose(self, turn: Turn, seed: int, index: int) -> str:
-        number = self.search(turn, seed, index).best_child().action
+        number = self._bot(turn, seed, index).step(_attached(self.name, turn).state)
         return next(action for action, other in _attached(self.name, turn).actions.items() if other == number)
 
     def search(self, turn: Turn, seed: int, index: int) -> pyspiel.SearchNode:
-        """The root of the search tree of a turn; what is played is its best child.
+        """The root of the search tree of a turn; what is played is its best child. After one simulation it has none.
 
         Args:
             turn ([`~spiral_trl.records.Turn`]): The turn; its own seed and index are ignored.
             seed (`int`): Seed of the game.
             index (`int`): How many turns of the game came before.
         """
+        return self._bot(turn, seed, index).mcts_search(_attached(self.name, turn).state)
+
+    def _bot(self, turn: Turn, seed: int, index: int) -> pyspiel.MCTSBot:
         self.check(turn)
-        attached = _attached(self.name, turn)
         # Bots take seeds of 31 bits
         bits = int(hash_bits(seed, REPLY, index)) & (2**31 - 1)
-        bot = pyspiel.MCTSBot(
-            attached.state.get_game(),
+        return pyspiel.MCTSBot(
+            _attached(self.name, turn).state.get_game(),
             pyspiel.RandomRolloutEvaluator(self.rollouts, bits),
             self.uct_c,
             self.simulations,
@@ -131,7 +133,6 @@ class MCTSPlayer:
             bits,
             False,
         )
-        return bot.mcts_search(attached.state)
 
 
 # Bound of a search tree, which has at most simulations x legal moves nodes of about 100 bytes

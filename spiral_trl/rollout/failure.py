@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .. import errors
 from ..errors import PlayError
 from ..records import Step
 
@@ -32,19 +33,13 @@ def moves_so_far(steps: Sequence[Step]) -> str:
 
 def game_failed(game: str, seed: int, steps: Sequence[Step], error: Exception | str) -> PlayError:
     """The error for a game whose code raised, or that asks nobody though it is not over."""
-    what = error if isinstance(error, str) else f"raised {type(error).__name__}: {error}"
-    return PlayError(_one_line(f"{game} with seed {seed} {what}; moves so far: {moves_so_far(steps)}"))
+    return errors.game_failed(f"{game} with seed {seed}", error, moves_so_far(steps))
 
 
 def player_failed(player: str, asked: int, game: str, seed: int, steps: Sequence[Step], error: Exception) -> PlayError:
     """The error for a player that cannot answer."""
     turns = f"{asked} turns, the first in" if asked > 1 else "a turn of"
-    return PlayError(
-        _one_line(
-            f"{player} could not answer {turns} {game} with seed {seed}: {error}; moves so far: {moves_so_far(steps)}"
-        )
+    message = (
+        f"{player} could not answer {turns} {game} with seed {seed}: {error}; moves so far: {moves_so_far(steps)}"
     )
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return PlayError(" ".join(message.split()))

@@ -17,8 +17,9 @@ from .table import play_table
 from .text import play_text
 
 
-# The release's limit; every game of the package ends long before.
-MAX_TURNS = 50
+# Only a game that never ends comes so far: random players need about 130 turns of Pig. Training has a limit of its own,
+# the release's 50.
+MAX_TURNS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ def play_matches(
     Args:
         matches (`Sequence[Match]`): What is played. A match may have no seeds.
         illegal (`str`, *optional*, defaults to `"forfeit"`): See [`IllegalMoves`].
-        max_turns (`int`, *optional*, defaults to `50`): A game is truncated after so many turns, with returns of 0.
+        max_turns (`int`, *optional*, defaults to `1000`): A game is truncated after so many turns, with returns of 0.
         tabulated (`bool`, *optional*): Whether to step the games as tables. By default wherever a game has one and its
             turns are within `max_turns`.
         synchronize (`Callable`, *optional*): For players whose generation is a collective operation of several
@@ -114,9 +115,8 @@ def play_matches(
         )
 
     try:
-        for match, where, table in zip(named, positions, tables, strict=True):
-            if table is not None and len(match.seeds):
-                play_table(table, match.players, match.seeds, policy, where, parts)
+        for table, group in _by_table(named, tables):
+            play_table(table, [named[m] for m in group], [positions[m] for m in group], policy, parts)
         play_text(
             [named[m] for m in as_text],
             [positions[m] for m in as_text],
@@ -132,6 +132,17 @@ def play_matches(
     return all_finished()
 
 
+def _by_table(matches: Sequence[Match], tables: Sequence[GameTable | None]) -> list[tuple[GameTable, list[int]]]:
+    """Tables, with the indices of the matches that are played on each together: those whose players are all asked
+    ahead of time, and apart from them those in which one is waited for."""
+    groups: dict[tuple[str, bool], tuple[GameTable, list[int]]] = {}
+    for m, (match, table) in enumerate(zip(matches, tables, strict=True)):
+        if table is not None and len(match.seeds):
+            key = table.name, all(player.speculative for player in match.players)
+            groups.setdefault(key, (table, []))[1].append(m)
+    return list(groups.values())
+
+
 def _table(match: Match, illegal: str, max_turns: int, tabulated: bool | None, synchronized: bool) -> GameTable | None:
     """The table that a match is played on, if any; refuses matches that cannot be played at all."""
     policy = IllegalMoves.parse(illegal)
@@ -144,11 +155,11 @@ def _table(match: Match, illegal: str, max_turns: int, tabulated: bool | None, s
     if tabulated is not False and can_tabulate:
         try:
             table = tabulate(probe.name)
-        except Exception as error:
-            raise PlayError(
-                f"{probe.name} raised {type(error).__name__} while its positions were listed: {error}"
-            ) from error
-    if table is not None and table.depth > max_turns:
+        except PlayError:
+            # Played as text, the error tells the seed; or nobody comes to where the game's code raises
+            if tabulated:
+                raise
+    if table is not None and (table.depth > max_turns or table.simultaneous):
         table = None
     if table is None and tabulated:
         raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,31 +19,47 @@ from .failure import game_failed, player_failed
 from .illegal import IllegalMoves
 
 
+if TYPE_CHECKING:
+    from .matches import Match
+
+
 # Most turns of one game that are asked ahead of time where players are speculative.
 _LOOKAHEAD = 8
 
 
 def play_table(
     table: GameTable,
-    players: Sequence[Player],
-    seeds: np.ndarray,
+    matches: Sequence[Match],
+    positions: Sequence[np.ndarray],
     policy: IllegalMoves,
-    positions: np.ndarray,
     parts: list[tuple[EpisodeBatch, np.ndarray]],
 ) -> None:
-    """Plays the games of one match on a table: every step below acts on all live games at once.
+    """Plays matches in one game on its table: every step below acts on all live games at once.
 
     Args:
         table ([`~spiral_trl.games.table.GameTable`]): The game.
-        players (`Sequence[Player]`), seeds (`np.ndarray`): The match; at least one seed.
+        matches (`Sequence[Match]`): Matches in it, with at least one seed.
+        positions (`Sequence[np.ndarray]`): For each match `[g]`, where its games stand among those of the whole call.
         policy ([`IllegalMoves`]): What an illegal reply does; one that ends the game.
-        positions (`np.ndarray`): `[G]` where its games stand among those of the whole call.
         parts (`list`): Takes the finished games and their positions, also where this raises.
 
     Raises:
         [`~spiral_trl.errors.PlayError`]: If the game's code raises, or a player raises
             [`~spiral_trl.errors.PlayerError`].
     """
+    seeds = np.concatenate([match.seeds for match in matches])
+    where = np.concatenate(list(positions))
+    names = [tuple(player.name for player in match.players) for match in matches]
+    distinct_names = list(dict.fromkeys(names))
+    seating = np.repeat([distinct_names.index(name) for name in names], [len(match.seeds) for match in matches])
+    players = list({id(player): player for match in matches for player in match.players}.values())
+    number = {id(player): k for k, player in enumerate(players)}
+    # (G, P): which of the players has each seat
+    seats = np.repeat(
+        [[number[id(player)] for player in match.players] for match in matches],
+        [len(match.seeds) for match in matches],
+        axis=0,
+    )
     num_games = len(seeds)
     node = np.zeros(num_games, dtype=np.int64)
     draws = np.zeros(num_games, dtype=np.int64)
@@ -51,7 +67,7 @@ def play_table(
     step_player = np.full_like(step_sample, -1)
     returns = np.zeros((num_games, table.num_players))
     endings = np.full(num_games, -1, dtype=np.int64)
-    samples = _Samples(table, seeds, step_sample)
+    samples = _Samples(table, players, seats, seeds, step_sample)
     ahead = _lookahead(table.name) if all(player.speculative for player in players) else None
     forfeits = np.array([policy.returns(player, table.worst_returns) for player in range(table.num_players)])
 
@@ -66,17 +82,17 @@ def play_table(
                 endings=endings[over],
             ),
             seeds=seeds[over],
-            players=(tuple(player.name for player in players),),
-            seating=np.zeros(len(over), dtype=np.int64),
-            **samples.columns(seeds[over], step_sample[over], step_player[over], positions[over]),
+            players=tuple(distinct_names),
+            seating=seating[over],
+            **samples.columns(seeds[over], step_sample[over], step_player[over], where[over]),
         )
-        return batch, positions[over]
+        return batch, where[over]
 
     try:
         _draw_chance(table, node, draws, seeds, np.arange(num_games))
         asked: tuple[np.ndarray, np.ndarray] | None = None
         if ahead is not None:
-            asked = _ask_ahead(table, players, samples, node, seeds, ahead)
+            asked = _ask_ahead(table, samples, node, ahead)
 
         for ply in range(table.depth + 1):
             over = (endings < 0) & (table.kind[node] == TERMINAL)
@@ -91,7 +107,7 @@ def play_table(
                 sample = asked[0][live, asked[1][node[live]]]
             else:
                 index = np.full(len(live), ply, dtype=np.int64)
-                sample = samples.ask(players, table.turn[node[live]], seeds[live], index, live)
+                sample = samples.ask(table.turn[node[live]], index, live)
             step_sample[live, ply] = sample
             step_player[live, ply] = table.player[node[live]]
             action = samples.actions()[sample]
@@ -123,12 +139,23 @@ class _Samples:
 
     Args:
         table ([`~spiral_trl.games.table.GameTable`]): The game.
+        players (`Sequence[Player]`): Distinct players.
+        seats (`np.ndarray`): `[G, P]` which of `players` has each seat of each game.
         seeds (`np.ndarray`): `[G]` seeds of all games.
         history (`np.ndarray`): `[G, depth]` samples of the turns that each game has had, -1 past them.
     """
 
-    def __init__(self, table: GameTable, seeds: np.ndarray, history: np.ndarray):
+    def __init__(
+        self,
+        table: GameTable,
+        players: Sequence[Player],
+        seats: np.ndarray,
+        seeds: np.ndarray,
+        history: np.ndarray,
+    ):
         self.table = table
+        self.players = players
+        self.seats = seats
         self.seeds = seeds
         self.history = history
         self.turns: list[int] = []
@@ -136,14 +163,14 @@ class _Samples:
         self._columns: list[int] = []
         self._actions: np.ndarray | None = None
 
-    def ask(
-        self, players: Sequence[Player], turn: np.ndarray, seeds: np.ndarray, index: np.ndarray, games: np.ndarray
-    ) -> np.ndarray:
-        """`[B]` sample of each asked game; `turn`, `seeds`, `index` are `[B]`."""
+    def ask(self, turn: np.ndarray, index: np.ndarray, games: np.ndarray) -> np.ndarray:
+        """`[B]` samples of `games`, which stand at `turn` and had `index` turns before, all `[B]`."""
         out = np.empty(len(games), dtype=np.int64)
-        seat = np.array([t.player for t in self.table.turns])[turn]
-        for player in {id(player): player for player in players}.values():
-            mine = np.isin(seat, [p for p, other in enumerate(players) if other is player])
+        seat = np.array([t.player for t in self.table.turns], dtype=np.int64)[turn]
+        asked = self.seats[games, seat]
+        seeds = self.seeds[games]
+        for k, player in enumerate(self.players):
+            mine = asked == k
             if not mine.any():
                 continue
             distinct, which = np.unique(turn[mine], return_inverse=True)
@@ -270,18 +297,11 @@ def _lookahead(name: str) -> _Ahead | None:
     return _Ahead(nodes, ply, column)
 
 
-def _ask_ahead(
-    table: GameTable,
-    players: Sequence[Player],
-    samples: _Samples,
-    node: np.ndarray,
-    seeds: np.ndarray,
-    ahead: _Ahead,
-) -> tuple[np.ndarray, np.ndarray]:
+def _ask_ahead(table: GameTable, samples: _Samples, node: np.ndarray, ahead: _Ahead) -> tuple[np.ndarray, np.ndarray]:
     """Samples for every turn each game can come to: `[G, K]` sample, and `[N]` the column of each node."""
     possible = ahead.nodes[node]
     games, columns = np.nonzero(possible >= 0)
     at = possible[games, columns]
     out = np.full(possible.shape, -1, dtype=np.int64)
-    out[games, columns] = samples.ask(players, table.turn[at], seeds[games], ahead.ply[at], games)
+    out[games, columns] = samples.ask(table.turn[at], ahead.ply[at], games)
     return out, ahead.column

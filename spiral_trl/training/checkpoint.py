@@ -46,6 +46,14 @@ def last_whole_checkpoint(output_dir: str | os.PathLike) -> Path | None:
     return whole[-1] if whole else None
 
 
+def last_good_checkpoint(output_dir: str | os.PathLike) -> Path | None:
+    """The newest whole checkpoint that was saved while no guard raised an alarm."""
+    for path in reversed(checkpoints(output_dir)):
+        if is_whole(path) and not read_state(path).get("guards", {}).get("alarms"):
+            return path
+    return None
+
+
 def write_state(checkpoint: str | os.PathLike, state: dict[str, Any]) -> None:
     """Writes the state, and with it the mark that the checkpoint is whole; never half of it."""
     path = Path(checkpoint) / STATE_NAME

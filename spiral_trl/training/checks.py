@@ -11,7 +11,7 @@ import numpy as np
 
 from ..games.registry import canonical_name
 from ..players.frozen_model import check_model
-from ..players.registry import check_player
+from ..players.registry import canonical_player_name, check_player
 from .checkpoint import REFERENCE_NAME, checkpoints, last_whole_checkpoint, read_state
 from .config import SelfPlayConfig
 from .opponents import others
@@ -59,7 +59,7 @@ def check_opponents(args: SelfPlayConfig, games: Sequence[str]) -> None:
                 check_opponent(name, game)
             except ValueError as error:
                 raise ValueError(f"opponents: {error}") from None
-    labels = [opponent_label(name) for name in others(args.opponent_weights)]
+    labels = [canonical_player_name(name) for name in others(args.opponent_weights)]
     for label in labels:
         if labels.count(label) > 1:
             raise ValueError(f"opponents names two players that are both called {label}; rename one of them.")
@@ -79,9 +79,24 @@ def check_opponents(args: SelfPlayConfig, games: Sequence[str]) -> None:
             )
 
 
-def opponent_label(name: str) -> str:
-    """What an opponent is called in metrics: its name, or of a model's folder or id the last part."""
-    return name.rstrip("/").rsplit("/", 1)[-1] if "/" in name and "(" not in name else name
+def check_held_out(args: SelfPlayConfig, games: Sequence[str]) -> list[str]:
+    """Canonical names of the games that evaluation plays beside those of training.
+
+    Raises:
+        `ValueError`: If one is unknown, named twice, or a game of training.
+    """
+    names = []
+    for game in args.eval_held_out_games:
+        try:
+            name = canonical_name(game)
+        except ValueError as error:
+            raise ValueError(f"eval_held_out_games: {error}") from None
+        if name in games:
+            raise ValueError(f"eval_held_out_games names {name}, which is trained on; held-out games are others.")
+        if name in names:
+            raise ValueError(f"eval_held_out_games names {name} twice.")
+        names.append(name)
+    return names
 
 
 def check_embedded_games(games: Sequence[str], max_completion_length: int, reasoning: bool) -> None:

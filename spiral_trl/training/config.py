@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 from trl import GRPOConfig
 
 from ..advantages import make_advantage
+from ..errors import did_you_mean
+from ..players.prompts import find_prompt_template
 from ..rollout import IllegalMoves
 from .opponents import read_opponents
 
 
+GUARD_ACTIONS = ("warn", "stop", "rollback")
 LOSS_TYPES = ("dr_grpo", "dapo", "cispo")
 
 # Endings of names of `evaluate()`'s metrics
@@ -81,6 +84,9 @@ class SelfPlayConfig(GRPOConfig):
             as in the SPIRAL release), `"retry(k)"` or `"random_legal"`. See [`~spiral_trl.rollout.IllegalMoves`].
         generation_rows (`int`, *optional*, defaults to `512`):
             Most rows in one forward pass of generation.
+        prompt_template (`str`, *optional*, defaults to `"chat"`):
+            How turns are written as prompts: `"chat"` (the tokenizer's chat template), `"qwen3_base"`,
+            `"r1_distill"` or `"llama_instruct"`. See [`~spiral_trl.players.prompts.PromptTemplate`].
         game_weights (`list[float]`, *optional*):
             Shares of the games, in their order. By default equal.
 
@@ -108,11 +114,34 @@ class SelfPlayConfig(GRPOConfig):
             twice with seats swapped, so the number must be even.
         eval_opponents (`list[str]`, *optional*, defaults to `["random"]`):
             Players to evaluate against.
+        eval_held_out_games (`list[str]`, *optional*, defaults to `[]`):
+            Games that are evaluated and not trained on.
         exploitability_samples (`int`, *optional*):
             Replies sampled for each information set to estimate the exploitability. By default it is exact where
             replies are short, and otherwise estimated from 128 replies.
         eval_on_start (`bool`, *optional*, defaults to `False`):
             As in [`~transformers.TrainingArguments`].
+
+        > Parameters that control the guards against collapse
+
+        guard_action (`str`, *optional*, defaults to `"warn"`):
+            What is done when a figure leaves its bound: `"warn"`, `"stop"` (training ends) or `"rollback"` (training ends
+            and the model is put back to the last checkpoint without an alarm). See
+            [`~spiral_trl.training.guards.GuardCallback`].
+        guard_window (`int`, *optional*, defaults to `20`):
+            Generations that a figure is averaged over.
+        guard_reply_length (`float`, *optional*):
+            Least mean reply length, as a share of the first window's.
+        guard_entropy (`float`, *optional*):
+            Least entropy per token in nats, estimated from the sampled tokens.
+        guard_seat_gap (`float`, *optional*):
+            Largest difference of the policy's mean returns in two roles of a game.
+        guard_illegal_rate (`float`, *optional*):
+            Largest share of illegal replies.
+        guard_anchor (`str`, *optional*):
+            One of `eval_opponents` that does not change, such as the folder of the initial model.
+        guard_anchor_win_rate (`float`, *optional*):
+            Least win rate against it in an evaluation.
 
         > Parameters that control the output
 
@@ -190,6 +219,13 @@ class SelfPlayConfig(GRPOConfig):
         },
     )
     generation_rows: int = field(default=512, metadata={"help": "Most rows in one forward pass of generation."})
+    prompt_template: str = field(
+        default="chat",
+        metadata={
+            "help": "How turns are written as prompts: 'chat' (the tokenizer's chat template), 'qwen3_base', "
+            "'r1_distill' or 'llama_instruct'."
+        },
+    )
     game_weights: list[float] | None = field(
         default=None, metadata={"help": "Shares of the games, in their order. By default equal."}
     )
@@ -217,9 +253,28 @@ class SelfPlayConfig(GRPOConfig):
     eval_opponents: list[str] = field(
         default_factory=lambda: ["random"], metadata={"help": "Players to evaluate against."}
     )
+    eval_held_out_games: list[str] = field(
+        default_factory=list, metadata={"help": "Games that are evaluated and not trained on."}
+    )
     exploitability_samples: int | None = field(
         default=None,
         metadata={"help": "Replies sampled for each information set to estimate the exploitability."},
+    )
+
+    # Parameters that control the guards against collapse
+    guard_action: str = field(default="warn", metadata={"help": "What a guard does: 'warn', 'stop' or 'rollback'."})
+    guard_window: int = field(default=20, metadata={"help": "Generations that a guarded figure is averaged over."})
+    guard_reply_length: float | None = field(
+        default=None, metadata={"help": "Least mean reply length, as a share of the first window's."}
+    )
+    guard_entropy: float | None = field(default=None, metadata={"help": "Least entropy per token in nats."})
+    guard_seat_gap: float | None = field(
+        default=None, metadata={"help": "Largest difference of the mean returns in two roles of a game."}
+    )
+    guard_illegal_rate: float | None = field(default=None, metadata={"help": "Largest share of illegal replies."})
+    guard_anchor: str | None = field(default=None, metadata={"help": "One of eval_opponents that does not change."})
+    guard_anchor_win_rate: float | None = field(
+        default=None, metadata={"help": "Least win rate against guard_anchor in an evaluation."}
     )
 
     # Parameters that control the output
@@ -244,7 +299,14 @@ class SelfPlayConfig(GRPOConfig):
 
     def __post_init__(self) -> None:
         self._refuse_meaningless()
-        for name in ("games_per_generation", "max_turns", "generation_rows", "eval_games", "max_steps"):
+        for name in (
+            "games_per_generation",
+            "max_turns",
+            "generation_rows",
+            "eval_games",
+            "guard_window",
+            "max_steps",
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}, but must be a whole number of at least 1.")
@@ -266,12 +328,14 @@ class SelfPlayConfig(GRPOConfig):
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             if self.metric_for_best_model.endswith(LESS_IS_BETTER):
                 self.greater_is_better = False  # transformers would take the most exploitable for the best
+        self._check_guards()
         self.opponents = read_opponents(self.opponents)
         if self.game_weights is not None:
             for weight in self.game_weights:
                 if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < inf:
                     raise ValueError(f"game_weights holds {weight!r}, but every share must be a number above 0.")
         IllegalMoves.parse(self.illegal_moves)
+        find_prompt_template(self.prompt_template)
         make_advantage(self.advantage, self.baseline_decay)
         if self.loss_type not in LOSS_TYPES:
             raise ValueError(
@@ -308,6 +372,39 @@ class SelfPlayConfig(GRPOConfig):
                 f"steps_per_generation ({self.steps_per_generation}) must be divisible by "
                 f"gradient_accumulation_steps ({self.gradient_accumulation_steps}): a generation is spent in whole "
                 "optimizer steps."
+            )
+
+    def _check_guards(self) -> None:
+        if self.guard_action not in GUARD_ACTIONS:
+            raise ValueError(
+                f"guard_action is {self.guard_action!r}, but must be one of {', '.join(GUARD_ACTIONS)}"
+                f"{did_you_mean(self.guard_action, GUARD_ACTIONS)}"
+            )
+        for name, most in (
+            ("guard_reply_length", 1.0),
+            ("guard_entropy", inf),
+            ("guard_seat_gap", inf),
+            ("guard_illegal_rate", 1.0),
+            ("guard_anchor_win_rate", 1.0),
+        ):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and 0 < value <= most and value < inf):
+                span = "above 0" if most == inf else f"above 0 and at most {most:g}"
+                raise ValueError(f"{name} is {value!r}, but must be a number {span}.")
+        if (self.guard_anchor is None) is not (self.guard_anchor_win_rate is None):
+            raise ValueError("guard_anchor and guard_anchor_win_rate go together: set both, or neither.")
+        if self.guard_anchor is not None:
+            if self.guard_anchor not in self.eval_opponents:
+                raise ValueError(
+                    f"guard_anchor is {self.guard_anchor!r}, but must be one of eval_opponents "
+                    f"({', '.join(self.eval_opponents) or 'none'}){did_you_mean(self.guard_anchor, self.eval_opponents)}"
+                )
+            if self.eval_strategy == "no":
+                raise ValueError("guard_anchor is looked at in evaluations; set eval_strategy and eval_steps.")
+        if self.guard_action == "rollback" and (self.save_strategy == "no" or self.load_best_model_at_end):
+            raise ValueError(
+                "guard_action='rollback' needs checkpoints, and load_best_model_at_end=False, which would put back "
+                "another one. Set save_strategy and save_steps."
             )
 
     def _refuse_meaningless(self) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from accelerate.utils import gather_object
 
 from ..records import ENDINGS, EpisodeBatch, Outcomes
 from .batch import LearnerTurns
+from .guards import guard_figures
+
+
+if TYPE_CHECKING:
+    from .trainer import SelfPlayTrainer
 
 
 # Most turns of one process in the completions table
@@ -60,7 +65,7 @@ def turn_metrics(sums: dict[str, float]) -> dict[str, float]:
     metrics = {
         "self_play/illegal_rate": over_all("illegal") / turns,
         "completions/mean_length": over_all("tokens") / turns,
-        "completions/min_length": sums["|min_length"],
+        "completions/min_length": sums["|min_length"] if np.isfinite(sums["|min_length"]) else 0.0,
         "completions/max_length": sums["|max_length"],
         "completions/clipped_ratio": over_all("truncated") / turns,
     }
@@ -111,3 +116,40 @@ def completion_rows(batch: EpisodeBatch, turns: LearnerTurns, advantages: np.nda
         "error": [step.reply.error for step in steps],
         "return": [float(batch.outcomes.returns[turns.episode[i], turns.player[i]]) for i in shown],
     }
+
+
+def record_generation(
+    trainer: SelfPlayTrainer,
+    batch: EpisodeBatch,
+    turns: LearnerTurns,
+    outcomes: Outcomes,
+    advantages: np.ndarray,
+    num_turns: int,
+    num_tokens: int,
+    seconds: float,
+    against: dict[str, float],
+) -> None:
+    """Metrics of a generation, over all processes, and the rows of the completions table."""
+    trainer.played["games"] += len(outcomes)
+    trainer.played["turns"] += num_turns
+    trainer.played["tokens"] += num_tokens
+    trainer.state.num_input_tokens_seen = trainer.played["tokens"]
+    metrics = trainer._metrics["train"]
+    sums = turn_sums(batch, turns, advantages)
+    for name, value in {
+        **outcome_metrics(outcomes, trainer.advantage.baselines),
+        **turn_metrics(sums),
+        **against,
+        **trainer.guards.observe(guard_figures(outcomes, sums)),
+        "reward": float(outcomes.returns[outcomes.learner].mean()),
+        "reward_std": float(outcomes.returns[outcomes.learner].std()),
+        "self_play/tokens_per_second": num_tokens / seconds,
+    }.items():
+        metrics[name].append(value)
+    for name, count in trainer.played.items():
+        metrics[f"self_play/{name}"] = [count]
+    metrics["num_tokens"] = [trainer.state.num_input_tokens_seen]
+    if trainer.log_completions:
+        for name, values in completion_rows(batch, turns, advantages).items():
+            log = trainer._logs["extra"][name] if name not in trainer._logs else trainer._logs[name]
+            log.extend(gather_object(values))

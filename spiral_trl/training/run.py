@@ -27,6 +27,7 @@ from .checks import (
     check_embedded_games,
     check_engine,
     check_games,
+    check_held_out,
     check_model_folder,
     check_opponent,
     check_opponents,
@@ -203,8 +204,9 @@ def _check(
     check_engine(args)
     check_reference(args, model_args.use_peft)
     check_opponents(args, games)
+    held_out = check_held_out(args, games)
     if model_args.model_name_or_path == EMBEDDED:
-        check_embedded_games(games, args.max_completion_length, run.embedded_reasoning)
+        check_embedded_games([*games, *held_out], args.max_completion_length, run.embedded_reasoning)
         check_sizes(run.embedded_hidden_size, run.embedded_layers)
     else:
         with usage_errors(f"model_name_or_path={model_args.model_name_or_path!r}"):
@@ -226,7 +228,7 @@ def _check_tokenizer(args: SelfPlayConfig, model_args: ModelConfig) -> None:
         )
     except (OSError, ValueError) as error:
         raise ValueError(f"model_name_or_path={model_args.model_name_or_path!r}: {error}") from error
-    check_chat_template(tokenizer)
+    check_chat_template(tokenizer, args.prompt_template)
 
 
 def _plain_config(run: RunArguments, args: SelfPlayConfig) -> SelfPlayConfig:
@@ -258,7 +260,7 @@ def _embedded_model(run: RunArguments, args: SelfPlayConfig, games: list[str], r
                 run.embedded_hidden_size,
                 run.embedded_layers,
                 reasoning=run.embedded_reasoning,
-                games=games,
+                games=[*games, *check_held_out(args, games)],  # it has to read those too
             )
         args.distributed_state.wait_for_everyone()
         warm_start(

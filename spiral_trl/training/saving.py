@@ -42,6 +42,7 @@ def save_state(trainer: SelfPlayTrainer, folder: str, limit: int | None) -> None
             "games": list(trainer.games),
             "processes": accelerator.num_processes,
             "model_only": args.save_only_model,
+            "guards": trainer.guards.state_dict(),
         }
         write_state(folder, state)
         rotate(os.path.dirname(folder), limit, trainer.state.best_model_checkpoint)
@@ -69,3 +70,5 @@ def load_state(trainer: SelfPlayTrainer, checkpoint: str) -> None:
         reference.load_state_dict(load_file(path), strict=False)
     if trainer.pool is not None:
         trainer.pool.load(checkpoint)
+    if "guards" in state:
+        trainer.guards.load_state_dict(state["guards"])

@@ -8,45 +8,37 @@ import os
 import textwrap
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback
-from trl import GRPOTrainer
-from trl.models.utils import unwrap_model_for_generation
 
 from ..advantages import AdvantageEstimator, make_advantage
-from ..games.chance import derive_seeds
-from ..players.language_model import Engine, LanguageModelPlayer, check_chat_template
-from ..players.pool import PoolSpec, is_pool
-from ..players.registry import make_player
+from ..errors import PlayError
+from ..players.language_model import check_chat_template
 from ..prefix_sharing import distinct_rows
-from ..records import EpisodeBatch, Outcomes
-from ..rollout import play_matches
-from .batch import LearnerTurns, gather_outcomes, learner_turns, training_rows
+from ..records import EpisodeBatch
+from .batch import gather_outcomes, learner_turns, training_rows
 from .callbacks import LogWhereSavedCallback
-from .checkpoint import POOL_FOLDER, abandon_after, discard_run, unmark
+from .checkpoint import abandon_after, discard_run, last_whole_checkpoint, unmark
 from .checks import (
     check_games,
+    check_held_out,
     check_model_folder,
     check_opponents,
     check_output_dir,
     check_reference,
-    opponent_label,
 )
 from .config import SelfPlayConfig
 from .evaluation import evaluate_player
-from .metrics import COMPLETION_ROWS, completion_rows, outcome_metrics, turn_metrics, turn_sums
-from .opponents import Lineup, others
-from .pool import SnapshotPool
+from .guards import GuardCallback
+from .metrics import COMPLETION_ROWS, record_generation
+from .playing import PlayingTrainer
 from .saving import load_state, save_state
 from .scoring import score_rows, shaping_rewards
 
@@ -79,7 +71,7 @@ class _Ticks(torch.utils.data.Dataset):
         return {}
 
 
-class SelfPlayTrainer(GRPOTrainer):
+class SelfPlayTrainer(PlayingTrainer):
     """
     Trainer for self-play in multi-turn zero-sum games, from the paper [SPIRAL: Self-Play on Zero-Sum Games
     Incentivizes Reasoning via Multi-Agent Multi-Turn Reinforcement
@@ -112,7 +104,8 @@ class SelfPlayTrainer(GRPOTrainer):
     - `_get_per_token_logps_and_entropies`: computes equal rows once.
     - `evaluate`: plays games; it never changes training state.
     - `train`, `_save_checkpoint`, `_load_optimizer_and_scheduler`: baselines, counters, a refreshed reference, the pool
-      of opponents and an unspent generation are saved with the checkpoint, which is marked as whole last.
+      of opponents, what guards have seen and an unspent generation are saved with the checkpoint, which is marked as
+      whole last. A model that collapsed is put back where `guard_action` says so.
     - `training_step`: times.
     - `create_model_card`: the card of the run's `metrics.json` where there is one.
 
@@ -138,11 +131,7 @@ class SelfPlayTrainer(GRPOTrainer):
             Refused: self-play takes no dataset.
     """
 
-    args: SelfPlayConfig
-    model: PreTrainedModel
-    max_completion_length: int
     pad_to_multiple_of: int | None
-    chat_template_kwargs: dict[str, Any]
     _logs: dict[str, Any]
     _buffered_inputs: list[dict[str, Any]] | None  # type: ignore[assignment]  # TRL's is inferred None
 
@@ -188,6 +177,7 @@ class SelfPlayTrainer(GRPOTrainer):
             raise TypeError(f"args must be a SelfPlayConfig, got {type(args).__name__}.")
         check_reference(args, peft_config is not None)
         check_opponents(args, self.games)
+        self.held_out = check_held_out(args, self.games)
         self.advantage = advantage if advantage is not None else make_advantage(args.advantage, args.baseline_decay)
         if isinstance(model, str):
             check_model_folder(model)
@@ -204,7 +194,7 @@ class SelfPlayTrainer(GRPOTrainer):
                 "beta > 0 needs a reference model, which TRL loads by name: save the model and pass its folder."
             )
         if processing_class is not None:
-            check_chat_template(processing_class)
+            check_chat_template(processing_class, args.prompt_template)
         shaping = reward_funcs if isinstance(reward_funcs, list) else [] if reward_funcs is None else [reward_funcs]
 
         placeholder = Dataset.from_dict({"prompt": ["self-play"]})
@@ -224,13 +214,6 @@ class SelfPlayTrainer(GRPOTrainer):
             raise ValueError("FSDP shards the model that generates; set use_vllm=True, or use DDP or DeepSpeed ZeRO.")
         if self.args.sync_ref_model and args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:
             raise ValueError("sync_ref_model cannot be saved and restored under ZeRO-3; use ZeRO-2 or DDP.")
-        pooled = next((name for name in args.opponent_weights if is_pool(name)), None)
-        zero_3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
-        if pooled is not None and (self.is_fsdp_enabled or zero_3):
-            raise ValueError(
-                f"opponents: {pooled} keeps snapshots of whole parameters, which FSDP and ZeRO-3 shard; use ZeRO-2 or "
-                "DDP."
-            )
         self._shaping = shaping
         self._normalizer = args.loss_type
         if args.loss_type == "dr_grpo":
@@ -239,6 +222,8 @@ class SelfPlayTrainer(GRPOTrainer):
         if self.ref_model is not None and not isinstance(model, str):
             reference = self.accelerator.unwrap_model(self.ref_model)
             reference.load_state_dict(self.accelerator.unwrap_model(self.model).state_dict())
+        self.guards = GuardCallback(args, self.games)
+        self.add_callback(self.guards)
         self.add_callback(LogWhereSavedCallback())
 
         # TRL sizes its completions table by prompts, which self-play has none of
@@ -248,123 +233,9 @@ class SelfPlayTrainer(GRPOTrainer):
         self.played = {"games": 0, "turns": 0, "tokens": 0}
         self.seconds = {"generation": 0.0, "training": 0.0, "evaluation": 0.0}
         self.last_batch: EpisodeBatch | None = None
-        self._same_games = False
-        engine = None
-        if self.use_vllm or self.use_transformers_continuous_batching:
-            engine = self._generate_by_engine
-        self._generating_model: PreTrainedModel = self.accelerator.unwrap_model(self.model)
-        self.player = self._make_player("model", self._yield_generating_model, engine)
-        self.pool: SnapshotPool | None = None
-        if pooled is not None:
-            self.pool = SnapshotPool(
-                PoolSpec.parse(pooled),
-                Path(args.output_dir) / POOL_FOLDER,
-                saves=args.should_save,
-                wait=self.accelerator.wait_for_everyone,
-                model=self._yield_generating_model,
-                make_player=self._make_player,
-            )
-        opponents = others(args.opponent_weights)
-        self.lineup = Lineup(
-            self.games,
-            args.game_weights,
-            args.opponent_weights,
-            args.seed,
-            self.player,
-            {name: make_player(name) for name in opponents},
-            {name: opponent_label(name) for name in opponents},
-            self.pool,
-        )
-
-    def _make_player(
-        self, name: str, unwrap: Callable[[], AbstractContextManager[PreTrainedModel]], engine: Engine | None = None
-    ) -> LanguageModelPlayer:
-        """A player that samples as the configuration says, with the model that `unwrap` yields or an engine."""
-        return LanguageModelPlayer(
-            self._generating_model,
-            self._tokenizer,
-            name=name,
-            max_new_tokens=self.max_completion_length,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            eos_token_ids=self.eos_token_ids,
-            generation_kwargs=self.args.generation_kwargs,
-            chat_template_kwargs=self.chat_template_kwargs,
-            max_rows=self.args.generation_rows,
-            unwrap=unwrap,
-            engine=engine,
-        )
+        self._seat_players()
 
     # ------------------------------------------------------------------------------------------------------ playing
-
-    @contextmanager
-    def _yield_generating_model(self) -> Iterator[PreTrainedModel]:
-        yield self._generating_model
-
-    @contextmanager
-    def generation(self, own_games: bool = False) -> Iterator[None]:
-        """Unwraps the model once for all turns of a rollout (and gathers it under ZeRO-3).
-
-        Args:
-            own_games (`bool`, *optional*, defaults to `False`): Whether processes play games of their own. Otherwise
-                they play the same ones, and what an engine generates is that of the first process on all of them: a
-                game that went on differently would leave processes waiting for each other.
-        """
-        if self.player.engine is not None:
-            self._same_games = not own_games
-            try:
-                yield
-            finally:
-                self._same_games = False
-            return
-        with (
-            torch.no_grad(),
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            ) as model,
-        ):
-            self._generating_model = model
-            yield
-
-    def _generate_by_engine(self, prompts: list[list[int]]) -> tuple[list[list[int]], list[list[float]] | None]:
-        """Generation by TRL's engines. They slice by equal counts, so every process asks for equally many."""
-        most = max(gather_object([len(prompts)]))
-        asked = prompts + [prompts[0]] * (most - len(prompts))
-        generated = [self._generate_single_turn(asked, None, {}, 1)[:2]]
-        if self._same_games:
-            broadcast_object_list(generated)
-        completion_ids, logprobs = generated[0]
-        return completion_ids[: len(prompts)], None if logprobs is None else logprobs[: len(prompts)]
-
-    def play_generation(self, generation: int) -> tuple[EpisodeBatch, np.ndarray]:
-        """This process's games of a generation, and the index of each among all processes' games."""
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        mine = np.arange(rank, self.args.games_per_generation, world)
-        seeds = derive_seeds(self.args.seed, generation, mine)
-        synchronize = None
-        if self.player.engine is not None and world > 1:
-
-            def synchronize(level: int) -> int:
-                return max(gather_object([level]))
-
-        schedule = self.lineup.schedule(generation, self.args.games_per_generation)
-        matches, order = self.lineup.matches(schedule, generation, mine, seeds, every=synchronize is not None)
-        with self.generation(own_games=True):
-            batch = play_matches(
-                matches,
-                illegal=self.args.illegal_moves,
-                max_turns=self.args.max_turns,
-                synchronize=synchronize,
-                collective=[self.player],
-            )
-        learner = schedule.learner(self.lineup.seats)[order][:, : batch.outcomes.returns.shape[1]]
-        return replace(batch, outcomes=replace(batch.outcomes, learner=learner)), order
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, torch.Tensor]:
         started = time.perf_counter()
@@ -412,42 +283,8 @@ class SelfPlayTrainer(GRPOTrainer):
         seconds = time.perf_counter() - started
         self.seconds["generation"] += seconds
         against = self.lineup.record(self.lineup.schedule(generation, args.games_per_generation), generation, outcomes)
-        self._record(batch, turns, outcomes, advantages, num_turns, num_tokens, seconds, against)
+        record_generation(self, batch, turns, outcomes, advantages, num_turns, num_tokens, seconds, against)
         return rows
-
-    def _record(
-        self,
-        batch: EpisodeBatch,
-        turns: LearnerTurns,
-        outcomes: Outcomes,
-        advantages: np.ndarray,
-        num_turns: int,
-        num_tokens: int,
-        seconds: float,
-        against: dict[str, float],
-    ) -> None:
-        """Metrics of a generation, over all processes, and the rows of the completions table."""
-        self.played["games"] += len(outcomes)
-        self.played["turns"] += num_turns
-        self.played["tokens"] += num_tokens
-        self.state.num_input_tokens_seen = self.played["tokens"]
-        metrics = self._metrics["train"]
-        for name, value in {
-            **outcome_metrics(outcomes, self.advantage.baselines),
-            **turn_metrics(turn_sums(batch, turns, advantages)),
-            **against,
-            "reward": float(outcomes.returns[outcomes.learner].mean()),
-            "reward_std": float(outcomes.returns[outcomes.learner].std()),
-            "self_play/tokens_per_second": num_tokens / seconds,
-        }.items():
-            metrics[name].append(value)
-        for name, count in self.played.items():
-            metrics[f"self_play/{name}"] = [count]
-        metrics["num_tokens"] = [self.state.num_input_tokens_seen]
-        if self.log_completions:
-            for name, values in completion_rows(batch, turns, advantages).items():
-                log = self._logs["extra"][name] if name not in self._logs else self._logs[name]
-                log.extend(gather_object(values))
 
     # ----------------------------------------------------------------------------------------------------- training
 
@@ -494,6 +331,7 @@ class SelfPlayTrainer(GRPOTrainer):
 
         Raises:
             `ValueError`: If the output folder holds another run, or there is nothing whole to resume from.
+            [`~spiral_trl.errors.PlayError`]: If a game's code raises or an opponent cannot answer.
         """
         resume = check_output_dir(self.args, resume_from_checkpoint, self.games)
         if self.args.should_save:
@@ -501,15 +339,26 @@ class SelfPlayTrainer(GRPOTrainer):
                 discard_run(self.args.output_dir)
             else:
                 abandon_after(resume)
+        self.guards.reset()
         if self.pool is not None:
             self.pool.reset()
         self.accelerator.wait_for_everyone()
         on_start = self.args.eval_on_start
         self.args.eval_on_start = on_start and resume is None  # its figures are in the log of the run it continues
         try:
-            return super().train(resume_from_checkpoint=resume, **kwargs)
+            result = super().train(resume_from_checkpoint=resume, **kwargs)
+        except PlayError as error:
+            last = last_whole_checkpoint(self.args.output_dir)
+            if last is not None:
+                error.add_note(f"Go on from the last checkpoint with resume_from_checkpoint={last}.")
+            raise
         finally:
             self.args.eval_on_start = on_start
+        if self.guards.roll_back_to is not None:
+            best, self.state.best_model_checkpoint = self.state.best_model_checkpoint, str(self.guards.roll_back_to)
+            self._load_best_model()
+            self.state.best_model_checkpoint = best
+        return result
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         folder = os.path.join(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
@@ -537,7 +386,7 @@ class SelfPlayTrainer(GRPOTrainer):
         """Plays games with the current policy and measures them; training state stays as it is.
 
         Metrics: `eval_exploitability` (mean over games that have one), `eval_illegal_rate`, and by game and opponent
-        returns and win rates. They are computed alike on every process, and those of the first are used.
+        returns and win rates, of the games of training and of `eval_held_out_games`. They are computed alike on every process, and those of the first are used.
 
         Returns:
             `dict[str, float]`
@@ -552,8 +401,10 @@ class SelfPlayTrainer(GRPOTrainer):
             metrics = evaluate_player(
                 self.player,
                 self.games,
+                held_out=self.held_out,
                 games=self.args.eval_games,
                 opponents=self.args.eval_opponents,
+                make_opponent=self.opponent,
                 samples=self.args.exploitability_samples,
                 illegal=self.args.illegal_moves,
                 max_turns=self.args.max_turns,

@@ -6,8 +6,9 @@ import pytest
 from evaluation_fakes import Always
 
 from spiral_trl.errors import PlayerError
-from spiral_trl.evaluation.arena import play_match
+from spiral_trl.evaluation.arena import match_seed, play_match
 from spiral_trl.evaluation.exploitability import measure_exploitability
+from spiral_trl.evaluation.move_quality import measure_moves
 from spiral_trl.evaluation.one_player import measure_player
 from spiral_trl.players.bots import CFRPlayer, RandomPlayer
 from spiral_trl.players.search import MinimaxPlayer
@@ -77,3 +78,17 @@ def test_a_player_that_fails_leaves_a_note():
         "paid stopped answering and is not asked again",
         KUHN,
     ]
+
+
+def test_moves_are_measured_where_best_ones_are_known():
+    kuhn, board = measure_player(RandomPlayer(), [KUHN, "tic_tac_toe"], [], pairs=20, exploitability=False).games
+    assert kuhn.moves is None
+    assert board.moves == measure_moves(RandomPlayer(), "tic_tac_toe", games=20, seed=match_seed("tic_tac_toe", 0))
+    (perfect,) = measure_player(MinimaxPlayer(), ["tic_tac_toe"], [], pairs=5, exploitability=False).games
+    assert perfect.moves.best_move_rate.estimate == 1 and perfect.moves.value_lost_per_move.estimate == 0
+    json.dumps(perfect.to_dict(), allow_nan=False)
+    (off,) = measure_player(RandomPlayer(), ["tic_tac_toe"], [], pairs=5, exploitability=False, moves=False).games
+    assert off.moves is None
+    paid = Paid("[0]", "paid")
+    (game,) = measure_player(paid, ["tic_tac_toe"], [], pairs=5).games
+    assert game.moves is None

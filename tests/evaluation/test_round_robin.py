@@ -151,7 +151,7 @@ def test_ratings_follow_the_results_and_stand_on_the_anchor():
 
 def test_rock_paper_scissors_is_explained_by_no_rating(register_game):
     name = register_game("hands", lambda: Hands("hands"))
-    assert tabulate(name) is None
+    assert tabulate(name).simultaneous
     players = [Always(f"[{action}]", action) for action in Hands.legal]
     (table,) = play_arena([name], players, pairs=20).tables
     assert cell(table, "paper", "rock").estimate == 1 and cell(table, "rock", "scissors").estimate == 1

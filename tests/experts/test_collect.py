@@ -191,7 +191,7 @@ def test_whose_decisions_are_kept(toy, action, keep, players):
     if players:
         assert set(make_decisions(settings, seated(settings, player))["player"]) == players
     else:
-        with pytest.raises(ValueError, match=r"1,000 games of choose_your_end by scripted gave no decision to keep"):
+        with pytest.raises(PlayError, match=r"1,000 games of choose_your_end by scripted gave no decision to keep"):
             make_decisions(settings, seated(settings, player))
 
 

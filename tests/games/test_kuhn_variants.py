@@ -9,7 +9,7 @@ from game_checks import Script, check_playthrough, counts
 
 from spiral_trl.games import canonical_name, make_game, tabulate
 from spiral_trl.games.kuhn_poker import KuhnPoker
-from spiral_trl.games.sequence_form import ImperfectRecallError, sequence_form, solvable_table, solve
+from spiral_trl.games.sequence_form import sequence_form, solvable_table, solve
 from spiral_trl.games.table import TERMINAL
 
 
@@ -203,11 +203,12 @@ def test_latest_of_one_hand_reads_as_words(name):
     assert [t.infoset for t in words.turns] == [t.infoset for t in latest.turns]
 
 
-def test_a_match_without_its_history_lacks_perfect_recall_and_says_so():
+def test_a_match_without_its_history_has_no_equilibrium_to_compute_and_says_so():
     table = tabulate("kuhn_poker(rounds=2,observation=latest)")
-    with pytest.raises(ImperfectRecallError, match="lacks perfect recall"):
-        sequence_form(table)
-    assert solvable_table("kuhn_poker(rounds=2,observation=latest)") is None
+    assert not sequence_form(table).remembered
+    with pytest.raises(ValueError, match="does not tell its players what they did before"):
+        solve(table)
+    assert solvable_table("kuhn_poker(rounds=2,observation=latest)") is table
     assert solvable_table("kuhn_poker(rounds=2)") is tabulate("kuhn_poker(rounds=2)")
     assert solvable_table("kuhn_poker(rounds=5)") is None
 

@@ -56,8 +56,9 @@ def walk(name, seed):
 
 def test_the_list_is_that_of_the_library():
     zero_sum = pyspiel.GameType.Utility.ZERO_SUM
-    expected = [g.short_name for g in pyspiel.registered_games() if g.utility == zero_sum and g.default_loadable]
-    assert sorted(expected) == NAMES and len(NAMES) == 69
+    listed = [g.short_name for g in pyspiel.registered_games() if g.utility == zero_sum and g.default_loadable]
+    # Other tests import games that are written in Python
+    assert sorted(name for name in listed if not name.startswith("python_")) == NAMES and len(NAMES) == 69
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,14 +1,20 @@
 """Tables of games other than Kuhn poker: what they hold, and which games have none."""
 
+import time
+
 import numpy as np
 import pytest
 from toy_games import Pennies, TreeGame
 
 from spiral_trl.games import tabulate
-from spiral_trl.games.chance import choose_by_cdf
+from spiral_trl.games.base import CopyableGame
+from spiral_trl.games.chance import choose_by_cdf, derive_seeds
+from spiral_trl.games.openspiel import OpenSpielGame
 from spiral_trl.games.registry import make_game
 from spiral_trl.games.table import CHANCE, DECISION, TERMINAL
+from spiral_trl.players.bots import RandomPlayer
 from spiral_trl.records import Ending
+from spiral_trl.rollout import play
 
 
 # Two coins of unlike faces and weights; seat 0 sees neither, seat 1 what seat 0 did
@@ -119,7 +125,6 @@ def test_a_game_without_chance_or_turns(register_game):
 @pytest.mark.parametrize(
     ("name", "make"),
     [
-        ("at_once", lambda: Pennies("at_once")),
         ("talks", lambda: TreeGame("talks", ("free", 0, ("end", (1, -1))))),
         (
             "talks_later",
@@ -127,7 +132,7 @@ def test_a_game_without_chance_or_turns(register_game):
         ),
     ],
 )
-def test_games_with_turns_at_once_or_free_text_have_none(register_game, name, make):
+def test_games_with_free_text_have_none(register_game, name, make):
     assert tabulate(register_game(name, make)) is None
 
 
@@ -163,3 +168,87 @@ def test_a_table_is_remembered_and_made_of_fresh_games():
     table = tabulate("kuhn_poker()")
     assert table.name == "kuhn_poker" == make_game("kuhn_poker").name
     assert all(game.ending is None for game in table.games)
+
+
+# --------------------------------------------------------------------------------------------------- asked at the same time
+
+
+def test_seats_asked_at_once_stand_one_below_the_other(register_game):
+    table = tabulate(register_game("twice", lambda: Pennies("twice", rounds=2)))
+    assert table.simultaneous and not tabulate("kuhn_poker").simultaneous
+    # Two rounds: 1 + 2 decisions and 4 ends of a round, after each of which a second round
+    assert len(table.kind) == 1 + 2 + 4 * (1 + 2 + 4) and table.depth == 4
+    root, second = table.turns[table.turn[0]], table.child[0][table.child[0] >= 0]
+    assert root.player == 0 and (table.player[second] == 1).all()
+    # Whatever the first seat chose, the second one is asked the same: it cannot tell.
+    assert len(set(table.turn[second].tolist())) == 1
+    # Player 0's turn, player 1's turn, and after each of four first rounds once more
+    assert len(table.turns) == 2 + 2 * 4
+    ends = table.returns[table.kind == TERMINAL]
+    assert sorted(ends[:, 0].tolist()) == [-2.0] * 4 + [0.0] * 8 + [2.0] * 4
+
+
+def test_simultaneous_games_are_played_as_text(register_game):
+    name = register_game("played_as_text", lambda: Pennies("played_as_text"))
+    with pytest.raises(ValueError, match="cannot be played as a table: .*simultaneous"):
+        play(name, [RandomPlayer()] * 2, [0], tabulated=True)
+    episodes = play(name, [RandomPlayer()] * 2, range(40)).episodes()
+    assert all(len(episode.steps) == 2 and episode.ending is Ending.TERMINAL for episode in episodes)
+    assert {episode.returns for episode in episodes} == {(1.0, -1.0), (-1.0, 1.0)}
+
+
+# ------------------------------------------------------------------------------------------------------ OpenSpiel's games
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "openspiel:leduc_poker",
+        "openspiel:kuhn_poker(players=3)",
+        "openspiel:dark_hex(board_size=2)",
+        "openspiel:liars_dice(dice_sides=3)",
+        "openspiel:nim(pile_sizes=1;2;3)",
+    ],
+)
+def test_table_and_text_give_equal_episodes(name):
+    players = [RandomPlayer()] * make_game(name).num_players
+    seeds = derive_seeds(0, np.arange(80))
+    table, text = (play(name, players, seeds, tabulated=tabulated).episodes() for tabulated in (True, False))
+    assert table == text
+    assert len({episode.returns for episode in table}) > 1
+
+
+@pytest.mark.parametrize("name", ["openspiel:kuhn_poker", "openspiel:goofspiel(num_cards=3)"])
+def test_copies_and_replays_give_the_same_table(monkeypatch, name):
+    copied = tabulate(name)
+    monkeypatch.delattr(OpenSpielGame, "copy")
+    assert not isinstance(make_game(name), CopyableGame)
+    replayed = tabulate.__wrapped__(name)
+    assert copied.turns == replayed.turns and copied.actions == replayed.actions
+    for column in ("kind", "turn", "player", "child", "cdf", "returns", "truncated"):
+        np.testing.assert_array_equal(getattr(copied, column), getattr(replayed, column))
+
+
+def test_leduc_poker_is_tabulated_in_a_few_seconds():
+    start = time.process_time()
+    table = tabulate.__wrapped__("openspiel:leduc_poker")
+    assert time.process_time() - start < 5  # 0.3 s on a quiet machine
+    assert (len(table.kind), len(table.turns)) == (9457, 936)
+
+
+@pytest.mark.parametrize("name", ["tic_tac_toe", "chess", "shogi", "goofspiel", "tiny_bridge_4p", "yacht"])
+def test_large_games_are_found_out_quickly(name):
+    """By a few random walks: 30,000 nodes of tic-tac-toe take 2 s to visit."""
+    start = time.process_time()
+    assert tabulate.__wrapped__(f"openspiel:{name}") is None
+    assert time.process_time() - start < 1
+
+
+def test_walks_never_refuse_a_game_that_fits(register_game):
+    """A tree with one long way down among short ones, which most walks miss and some overrate."""
+    tree = ("end", (1, -1))
+    for _ in range(12):
+        tree = ("turn", 0, {"on": tree, **{f"stop {i}": ("end", (0, 0)) for i in range(9)}})
+    register_game("lopsided", lambda: TreeGame("lopsided", tree))
+    assert len(tabulate("lopsided", max_nodes=121).kind) == 12 * 10 + 1
+    assert tabulate("lopsided", max_nodes=120) is None

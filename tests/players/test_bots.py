@@ -235,8 +235,8 @@ def test_cfr_is_unexploitable_through_text_by_openspiels_own_measure(name, dista
     [
         ("kuhn_poker(rounds=5,rules=spiral)", r"no OpenSpiel game has its rules and payoffs, and it has no table to"),
         ("kuhn_poker(rounds=3,cards=5)", r"no OpenSpiel game has its rules and payoffs, and it has no table to"),
-        ("kuhn_poker(rounds=2,cards=5,observation=latest)", "it has no table|lacks perfect recall"),
-        ("kuhn_poker(rounds=2,rules=spiral,observation=latest)", "lacks perfect recall"),
+        ("kuhn_poker(rounds=2,cards=5,observation=latest)", "it has no table|does not tell its players what they did"),
+        ("kuhn_poker(rounds=2,rules=spiral,observation=latest)", "does not tell its players what they did"),
         ("liars_dice", "more than 100,000 histories"),
     ],
 )

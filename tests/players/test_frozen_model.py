@@ -171,9 +171,9 @@ def test_another_prompt_template_is_passed_on(saved, monkeypatch):
     given = {}
     monkeypatch.setattr(language_model, "LanguageModelPlayer", lambda *args, **kwargs: given.update(kwargs))
     load_model_player(str(saved))
-    assert "prompt_template" not in given
-    load_model_player(str(saved), ModelSettings(prompt_template="spiral", chat_template_kwargs={"x": 1}))
-    assert given["prompt_template"] == "spiral" and given["chat_template_kwargs"] == {"x": 1}
+    assert given["prompt_template"] == "chat"
+    load_model_player(str(saved), ModelSettings(prompt_template="qwen3_base", chat_template_kwargs={"x": 1}))
+    assert given["prompt_template"] == "qwen3_base" and given["chat_template_kwargs"] == {"x": 1}
 
 
 def test_a_folder_is_called_by_the_last_part_of_its_path(saved, monkeypatch):

@@ -145,7 +145,7 @@ def test_a_missing_key_is_known_before_any_call(monkeypatch):
     [
         ("minimax", "kuhn_poker", "minimax cannot play kuhn_poker: it has hidden information"),
         ("mcts(simulations=5)", "kuhn_poker", "mcts.* cannot play kuhn_poker: it has hidden information"),
-        ("cfr", "kuhn_poker(rules=spiral)", "cfr cannot play kuhn_poker.rules=spiral.: no OpenSpiel game"),
+        ("cfr", "kuhn_poker(rounds=5,rules=spiral)", "cfr cannot play kuhn_poker.*rules=spiral.*: no OpenSpiel game"),
         ("random", "kuhn", "unknown game 'kuhn'; .*did you mean 'kuhn_poker'"),
         ("human", "kuhn", "unknown game 'kuhn'"),
     ],

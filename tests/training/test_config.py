@@ -222,6 +222,8 @@ ACTING = {
     "baseline_decay": {"baseline_decay": 0.5},
     "illegal_moves": {"illegal_moves": "spiral"},
     "games_per_generation": {"games_per_generation": 18},
+    "opponents": {"opponents": ["self", "random"]},
+    "opponents with a pool": {"opponents": ["self", "pool(every=1)"]},
     "adam_beta2": {"adam_beta2": 0.5},
     "lr_scheduler_type": {"lr_scheduler_type": "linear"},
 }

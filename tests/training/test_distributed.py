@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -96,3 +97,76 @@ def test_processes_whose_engines_sample_differently_stay_in_step(start_worker, t
     assert ranks[0]["baselines"] == ranks[1]["baselines"] and len(ranks[0]["baselines"]) == 4
     weights = [load_file(tmp_path / "ranks" / f"{rank}.safetensors") for rank in (0, 1)]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_opponents_and_the_pool_are_the_same_on_every_process_and_after_a_resume(
+    make_trainer, start_worker, tmp_path, assert_equal_checkpoints
+):
+    settings = RUN | {
+        "opponents": {"self": 1, "random": 1, "pool(matchmaking=pfsp,every=1,size=3)": 2},
+        "games": ["kuhn_poker(observation=compact)", "kuhn_poker(observation=compact,seat_bonus=1)"],
+        "game_weights": [2, 1],
+        "eval_strategy": "no",
+        "guard_seat_gap": 0.01,
+        "guard_window": 2,
+    }
+    folder = tmp_path / "two"
+    worker = start_worker(processes=2, output_dir=str(folder), ranks=str(tmp_path / "ranks"), **settings)
+    assert re.findall(r"processes: (\d)", worker.finish()) == ["2", "2"]
+    ranks = [json.loads((tmp_path / "ranks" / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert ranks[0]["baselines"] == ranks[1]["baselines"] and ranks[0]["played"] == ranks[1]["played"]
+    weights = [load_file(tmp_path / "ranks" / f"{rank}.safetensors") for rank in (0, 1)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+    # One process meets the same opponents in the same games, with the same results
+    alone = make_trainer(output_dir=str(tmp_path / "one"), **settings)
+    alone.train()
+    state = json.loads((folder / "checkpoint-8" / "pool_state.json").read_text())
+    assert state == json.loads(json.dumps(alone.pool.state.to_dict())) and len(state["members"]) == 3
+    assert list(alone.advantage.baselines.values()) == ranks[0]["baselines"]
+    assert alone.played == ranks[0]["played"]
+
+    # Ended after a step that is not saved, and resumed
+    resumed = tmp_path / "resumed"
+    shutil.copytree(folder / "checkpoint-6", resumed / "checkpoint-6")
+    start_worker(processes=2, output_dir=str(resumed), resume=True, **settings).finish()
+    assert_equal_checkpoints(resumed / "checkpoint-8", folder / "checkpoint-8")
+
+
+def test_an_engine_and_opponents_stay_in_step(start_worker, tmp_path):
+    # The random player and the members are asked on each process for itself, the engine on all of them at once
+    worker = start_worker(
+        processes=2,
+        engine=True,
+        games=["kuhn_poker(observation=compact)", "kuhn_poker(observation=compact,seat_bonus=1)"],
+        output_dir=str(tmp_path / "run"),
+        ranks=str(tmp_path / "ranks"),
+        **RUN
+        | {
+            "games_per_generation": 6,
+            "opponents": {"self": 1, "random": 2, "pool(every=1)": 2},
+            "max_steps": 6,
+            "eval_strategy": "no",
+            "save_steps": 6,
+        },
+    )
+    assert re.findall(r"processes: (\d)", worker.finish()) == ["2", "2"]
+    ranks = [json.loads((tmp_path / "ranks" / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert ranks[0]["played"] == ranks[1]["played"] and ranks[0]["played"]["games"] == 18
+    assert ranks[0]["baselines"] == ranks[1]["baselines"]
+
+
+def test_a_guard_stops_every_process_at_the_same_step(start_worker, tmp_path):
+    worker = start_worker(
+        processes=2,
+        ranks=str(tmp_path / "ranks"),
+        **RUN | {"guard_entropy": 99.0, "guard_window": 2, "guard_action": "rollback", "save_steps": 1},
+    )
+    assert re.findall(r"processes: (\d)", worker.finish()) == ["2", "2"]
+    # The second generation fills the window, at the third of two steps each
+    ranks = [json.loads((tmp_path / "ranks" / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert ranks[0]["played"] == ranks[1]["played"] and ranks[0]["played"]["games"] == 60
+    saved = load_file(tmp_path / "run" / "checkpoint-2" / "model.safetensors")
+    for rank in (0, 1):
+        weights = load_file(tmp_path / "ranks" / f"{rank}.safetensors")
+        assert all(torch.equal(value, weights[name]) for name, value in saved.items())

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from trl import GRPOTrainer
 
 from spiral_trl.training import trainer as trainer_module
 
@@ -152,13 +153,13 @@ def test_merging_equal_rows_changes_nothing_but_the_number_of_rows_computed(
     make_trainer, load_model, parameters, monkeypatch, tmp_path, beta
 ):
     computed = []
-    forward = trainer_module.GRPOTrainer._get_per_token_logps_and_entropies
+    forward = GRPOTrainer._get_per_token_logps_and_entropies
 
     def counting(self, model, input_ids, *args, **kwargs):
         computed.append(len(input_ids))
         return forward(self, model, input_ids, *args, **kwargs)
 
-    monkeypatch.setattr(trainer_module.GRPOTrainer, "_get_per_token_logps_and_entropies", counting)
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", counting)
     settings = {"num_iterations": 2, "gradient_accumulation_steps": 3, "beta": beta, **SGD, "max_steps": 4}
     settings["games_per_generation"] = 128
 

@@ -197,18 +197,18 @@ def test_a_checkpoint_cut_off_before_its_mark_is_not_whole(make_trainer, tmp_pat
 
 
 def test_there_is_always_a_whole_checkpoint_once_there_is_one(make_trainer, tmp_path, monkeypatch):
-    from spiral_trl.training import trainer as module
+    from trl import GRPOTrainer
 
     folder = tmp_path / "run"
     seen = []
-    save = module.GRPOTrainer._save_checkpoint
+    save = GRPOTrainer._save_checkpoint
 
     def noting(self, model, trial):
         seen.append([path.name for path in checkpoints(folder) if is_whole(path)])
         save(self, model, trial)
         seen.append([path.name for path in checkpoints(folder) if is_whole(path)])
 
-    monkeypatch.setattr(module.GRPOTrainer, "_save_checkpoint", noting)
+    monkeypatch.setattr(GRPOTrainer, "_save_checkpoint", noting)
     make_trainer(**RUN | {"max_steps": 9, "save_total_limit": 1}).train()
     assert seen == [[], [], ["checkpoint-3"], ["checkpoint-3"], ["checkpoint-6"], ["checkpoint-6"]]
     assert [path.name for path in checkpoints(folder)] == ["checkpoint-9"]

@@ -40,6 +40,7 @@ SIGNATURES = {
     "_save_checkpoint": "model trial",
     "_load_optimizer_and_scheduler": "checkpoint",
     "_get_output_dir": "trial",
+    "_load_best_model": "",
     "create_accelerator_and_postprocess": "",
 }
 FUNCTIONS = {

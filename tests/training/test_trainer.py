@@ -323,11 +323,11 @@ def test_the_temperature_is_that_of_sampling_and_of_the_loss(make_trainer):
 
 
 def test_experts_are_balanced_over_all_rows(make_trainer, monkeypatch):
-    from spiral_trl.training import trainer as module
+    from trl import GRPOTrainer
 
     rows = []
     monkeypatch.setattr(
-        module.GRPOTrainer,
+        GRPOTrainer,
         "_get_per_token_logps_and_entropies",
         lambda self, model, ids, mask, *args, **kwargs: rows.append(len(ids)) or (ids[:, :1].float(), None, None),
     )
