@@ -10,7 +10,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import UsageError, usage_errors
 from ..experts.collect import STATE, ExpertSettings, load_decisions, make_decisions, seat_players
@@ -22,6 +22,7 @@ from .tiny import EMBEDDED, check_sizes, completion_text, reply_length, save_tin
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
     from trl import ModelConfig, SFTConfig, SFTTrainer
 
 
@@ -100,7 +101,7 @@ def run_sft(script: SFTArguments, args: SFTConfig, model_args: ModelConfig) -> d
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
         "dtype": model_args.dtype,
-        **(args.model_init_kwargs or {}),
+        **cast("dict[str, Any]", args.model_init_kwargs or {}),
     }
     began = time.perf_counter()
     try:
@@ -198,7 +199,8 @@ def _measured(
     told = {}
     for game in games:
         tokens = reply_length(game) if embedded else script.report_max_new_tokens
-        player = LanguageModelPlayer(model, trainer.processing_class, max_new_tokens=tokens)
+        tokenizer = cast("PreTrainedTokenizerBase", trainer.processing_class)
+        player = LanguageModelPlayer(model, tokenizer, max_new_tokens=tokens)
         measured = measure(player, game, None, seed)
         opponents = [name for name in script.report_opponents if can_play(name, game)]
         told[game] = {
