@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+# What recipes take for the name of a model and build instead
+EMBEDDED = "embedded"
+
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|unk|>")
 ACTIONS = ("[check]", "[bet]", "[call]", "[fold]")
 OBSERVATION_WORDS = ("player", "0", "1", "card", "J", "Q", "K", "history", "none", "check", "bet", "call", "fold")
