@@ -1,15 +1,14 @@
 import itertools
-import json
 import os
 import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pyspiel
 import pytest
+from game_checks import check_playthrough, transcript, transcripts_of_another_process
 
 from spiral_trl.games import make_game, tabulate
 from spiral_trl.games.base import Game
@@ -20,7 +19,6 @@ from spiral_trl.games.table import CHANCE, DECISION, TERMINAL
 from spiral_trl.records import Ending
 
 
-PLAYTHROUGHS = Path(__file__).parent / "playthroughs"
 LINES = ("check check", "check bet fold", "check bet call", "bet fold", "bet call")
 DEALS = tuple(itertools.permutations("JQK", 2))  # (opener's card, other card)
 
@@ -404,25 +402,6 @@ def test_cards_are_drawn_one_by_one_in_the_order_of_the_hands():
     assert game.turns()[0].infoset == "1|K|bet fold|? / K|check"
 
 
-def transcript(name, seed):
-    """A whole game as text: what each seat read and did, by a policy that depends on the seed and the turn alone."""
-    game = make_game(name)
-    game.reset(seed)
-    lines = [f"# {game.name}, seed {seed}, worst returns {game.worst_returns}"]
-    while game.turns():
-        (turn,) = game.turns()
-        action = turn.legal_actions[derive_seeds(seed, turn.index) % 2]
-        lines += [
-            "",
-            f"## turn {turn.index}: {turn.role}, infoset {turn.infoset!r}, legal {', '.join(turn.legal_actions)}",
-            *(f"{message['role']}: {message['content']}" for message in turn.messages),
-            f"-> {action}",
-        ]
-        game.step({turn.player: action})
-    lines += ["", f"## {game.ending.value}, returns {game.returns()}", ""]
-    return "\n".join(lines)
-
-
 @pytest.mark.parametrize(
     ("file", "name", "seed"),
     [
@@ -434,27 +413,13 @@ def transcript(name, seed):
     ],
 )
 def test_golden_playthroughs(file, name, seed):
-    """Set UPDATE_PLAYTHROUGHS=1 to write them anew, then read the difference."""
-    if os.environ.get("UPDATE_PLAYTHROUGHS"):
-        (PLAYTHROUGHS / file).write_text(transcript(name, seed), encoding="utf-8")
-    assert transcript(name, seed) == (PLAYTHROUGHS / file).read_text(encoding="utf-8")
+    check_playthrough(file, name, seed)
 
 
 def test_the_same_seed_gives_the_same_transcript_in_another_process():
     name = "kuhn_poker(rounds=5)"
-    code = (
-        "import json, sys; sys.path.insert(0, sys.argv[1]); from test_kuhn_poker import transcript; "
-        f"print(json.dumps([transcript({name!r}, seed) for seed in range(5)]))"
-    )
-    other = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )
     ours = [transcript(name, seed) for seed in range(5)]
-    assert json.loads(other.stdout) == ours
+    assert transcripts_of_another_process([name], range(5)) == ours
     assert len(set(ours)) == 5
 
 
