@@ -38,7 +38,7 @@ GAME = "kuhn_poker(observation=compact)"
 ARMS: dict[str, dict[str, Any]] = {
     "base": {},
     "sft": {"learning_rate": 4e-3},
-    "random": {"learning_rate": 1e-3, "opponents": {"random": 1.0}},
+    "random": {"learning_rate": 1e-4, "opponents": {"random": 1.0}},
     "fixed": {"learning_rate": 1e-4, "opponents": {"cfr": 1.0}},
     "self-play": {"learning_rate": 1e-4},
     "no RAE": {"learning_rate": 1e-4, "advantage": "none"},
