@@ -15,8 +15,7 @@ of Kuhn poker, and has the same number of games and of updates:
 All figures of play are exact, from the model's token probabilities on the game's table, with illegal replies forfeited.
 Learning rates of sft, random, fixed and self-play were chosen by exploitability on a seed of its own (`--tune`, seed 5);
 no RAE and pool share that of self-play, from which they differ in one thing, and the magnet has that of kuhn_tiny.yaml.
-Prints one Markdown table, writes
-`compare.json` and `compare.png`. A job whose file is there is not run again.
+Prints one Markdown table, writes `compare.json` and `compare.png`. A job whose file is there is not run again.
 """
 
 import argparse
@@ -61,6 +60,8 @@ CURVES = {
     "exploitability": "exploitability (chips)",
     "win_rate_vs_earlier": f"win rate against itself {EARLIER} steps earlier",
     "turns": "turns per game in self-play",
+    "reply_length": "reply length (tokens, the end included)",
+    "illegal": "illegal replies in self-play",
     "grad_norm": "gradient norm",
 }
 # Colour-blind safe (Okabe and Ito), in the order of ARMS
@@ -342,14 +343,14 @@ def figure(rows: list[dict], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    drawn, axes = plt.subplots(2, 2, figsize=(11, 7.5), constrained_layout=True)
+    drawn, axes = plt.subplots(2, 3, figsize=(14, 7.5), constrained_layout=True)
     for axis, (name, title) in zip(axes.flat, CURVES.items(), strict=True):
         for arm, colour in zip(ARMS, COLOURS, strict=True):
             curves = [row["curve"] for row in rows if row["arm"] == arm]
             if not curves:
                 continue
             if len(curves[0]) == 1:
-                if name in ("exploitability", "turns"):
+                if name in ("exploitability", "turns", "illegal"):
                     level = np.mean([curve[0][name] for curve in curves])
                     axis.axhline(level, color=colour, linestyle="--", linewidth=1.4, label=arm)
                 continue
@@ -362,7 +363,7 @@ def figure(rows: list[dict], path: Path) -> None:
         axis.set_xlabel("update (2,048 games each)", fontsize=9)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-        if name in ("exploitability", "grad_norm"):
+        if name in ("exploitability", "grad_norm", "illegal"):
             axis.set_yscale("log")
         if name == "win_rate_vs_earlier":
             axis.axhline(0.5, color="#555555", linewidth=0.8)
