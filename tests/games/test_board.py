@@ -5,7 +5,6 @@ import re
 import numpy as np
 import pyspiel
 import pytest
-from playthrough import golden
 
 from spiral_trl.games import canonical_name, game_names, make_game
 from spiral_trl.games.base import Game
@@ -180,24 +179,6 @@ def test_thousands_of_positions_are_not_kept():
     finally:
         board._REMEMBERED = remembered
     assert texts[0] == texts[2] != texts[1]
-
-
-@pytest.mark.parametrize(
-    ("file", "name", "seed"),
-    [
-        ("tic_tac_toe.txt", "tic_tac_toe", 3),
-        ("tic_tac_toe_latest.txt", "tic_tac_toe(observation=latest)", 1),
-        ("tic_tac_toe_compact.txt", "tic_tac_toe(observation=compact)", 0),
-        ("tic_tac_toe_5x5.txt", "tic_tac_toe(size=5)", 1),
-        ("connect_four.txt", "connect_four", 3),
-        ("connect_four_latest.txt", "connect_four(observation=latest)", 3),
-        ("connect_four_compact.txt", "connect_four(observation=compact)", 3),
-        ("connect_four_small.txt", "connect_four(rows=4,columns=4,line=3)", 1),
-    ],
-)
-def test_golden_playthroughs(file, name, seed):
-    text, kept = golden(file, name, seed)
-    assert text == kept
 
 
 @pytest.mark.parametrize(

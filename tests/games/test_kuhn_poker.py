@@ -1,15 +1,15 @@
 import itertools
-import json
 import os
 import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pyspiel
 import pytest
+from game_checks import Script
+from playthrough import transcript
 
 from spiral_trl.games import make_game, tabulate
 from spiral_trl.games.base import Game
@@ -20,21 +20,8 @@ from spiral_trl.games.table import CHANCE, DECISION, TERMINAL
 from spiral_trl.records import Ending
 
 
-PLAYTHROUGHS = Path(__file__).parent / "playthroughs"
 LINES = ("check check", "check bet fold", "check bet call", "bet fold", "bet call")
 DEALS = tuple(itertools.permutations("JQK", 2))  # (opener's card, other card)
-
-
-class Script:
-    """Chance that follows a list of outcomes and records what it was asked."""
-
-    def __init__(self, outcomes):
-        self.outcomes = list(outcomes)
-        self.asked = []
-
-    def choose(self, probabilities):
-        self.asked.append(tuple(probabilities))
-        return self.outcomes[len(self.asked) - 1]
 
 
 def outcomes_of(deal):
@@ -402,60 +389,6 @@ def test_cards_are_drawn_one_by_one_in_the_order_of_the_hands():
     assert game.turns()[0].infoset == "0|J|bet fold|? / Q|"
     game.step({0: "check"})
     assert game.turns()[0].infoset == "1|K|bet fold|? / K|check"
-
-
-def transcript(name, seed):
-    """A whole game as text: what each seat read and did, by a policy that depends on the seed and the turn alone."""
-    game = make_game(name)
-    game.reset(seed)
-    lines = [f"# {game.name}, seed {seed}, worst returns {game.worst_returns}"]
-    while game.turns():
-        (turn,) = game.turns()
-        action = turn.legal_actions[derive_seeds(seed, turn.index) % 2]
-        lines += [
-            "",
-            f"## turn {turn.index}: {turn.role}, infoset {turn.infoset!r}, legal {', '.join(turn.legal_actions)}",
-            *(f"{message['role']}: {message['content']}" for message in turn.messages),
-            f"-> {action}",
-        ]
-        game.step({turn.player: action})
-    lines += ["", f"## {game.ending.value}, returns {game.returns()}", ""]
-    return "\n".join(lines)
-
-
-@pytest.mark.parametrize(
-    ("file", "name", "seed"),
-    [
-        ("kuhn_poker.txt", "kuhn_poker", 3),
-        ("kuhn_poker_compact.txt", "kuhn_poker(observation=compact)", 3),
-        ("kuhn_poker_match.txt", "kuhn_poker(rounds=3)", 5),
-        ("kuhn_poker_seat_bonus.txt", "kuhn_poker(rounds=2,payoff=chips,seat_bonus=-0.5)", 1),
-        ("kuhn_poker_spiral.txt", "kuhn_poker(rounds=3,rules=spiral)", 7),
-    ],
-)
-def test_golden_playthroughs(file, name, seed):
-    """Set UPDATE_PLAYTHROUGHS=1 to write them anew, then read the difference."""
-    if os.environ.get("UPDATE_PLAYTHROUGHS"):
-        (PLAYTHROUGHS / file).write_text(transcript(name, seed), encoding="utf-8")
-    assert transcript(name, seed) == (PLAYTHROUGHS / file).read_text(encoding="utf-8")
-
-
-def test_the_same_seed_gives_the_same_transcript_in_another_process():
-    name = "kuhn_poker(rounds=5)"
-    code = (
-        "import json, sys; sys.path.insert(0, sys.argv[1]); from test_kuhn_poker import transcript; "
-        f"print(json.dumps([transcript({name!r}, seed) for seed in range(5)]))"
-    )
-    other = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )
-    ours = [transcript(name, seed) for seed in range(5)]
-    assert json.loads(other.stdout) == ours
-    assert len(set(ours)) == 5
 
 
 def test_games_played_side_by_side_do_not_disturb_each_other():

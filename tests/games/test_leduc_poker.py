@@ -7,12 +7,9 @@ from game_checks import (
     beside_openspiel,
     check_information_sets,
     check_perfect_recall,
-    check_playthrough,
     counts,
     play,
     spiel_counts,
-    transcript,
-    transcripts_of_another_process,
 )
 
 from spiral_trl.games import canonical_name, make_game, tabulate
@@ -162,29 +159,9 @@ def test_a_solver_state_is_never_changed_by_the_game():
     assert (str(attached.state), dict(attached.actions)) == before
 
 
-@pytest.mark.parametrize(
-    ("file", "name", "seed"),
-    [
-        ("leduc_poker.txt", "leduc_poker", 7),
-        ("leduc_poker_latest.txt", "leduc_poker(observation=latest)", 7),
-        ("leduc_poker_compact.txt", "leduc_poker(observation=compact)", 7),
-        ("leduc_poker_sign.txt", "leduc_poker(payoff=sign)", 6),
-    ],
-)
-def test_golden_playthroughs(file, name, seed):
-    check_playthrough(file, name, seed)
-
-
 def test_latest_reads_as_words():
     words, latest = tabulate("leduc_poker"), tabulate(name_of("latest"))
     assert [t.messages for t in words.turns] == [t.messages for t in latest.turns]
-
-
-def test_the_same_seed_gives_the_same_transcript_in_another_process():
-    names, seeds = ["leduc_poker", "liars_dice(numdice=5)", "kuhn_poker(cards=5,rounds=3)"], range(5)
-    ours = [transcript(name, seed) for name in names for seed in seeds]
-    assert transcripts_of_another_process(names, seeds) == ours
-    assert len(set(ours)) == 15
 
 
 def test_deals_have_their_weights():

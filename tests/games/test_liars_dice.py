@@ -8,11 +8,9 @@ from game_checks import (
     beside_openspiel,
     check_information_sets,
     check_perfect_recall,
-    check_playthrough,
     counts,
     play,
     spiel_counts,
-    transcript,
 )
 
 from spiral_trl.games import canonical_name, make_game, tabulate
@@ -178,7 +176,6 @@ def test_the_papers_held_out_variant_is_played_to_its_end():
         assert len(game.turns()[0].legal_actions) == 60
         own = re.search(r"Your dice show ([\d ]+)\.", game.turns()[0].messages[0]["content"])[1].split()
         assert len(own) == 5 and own == sorted(own)
-        assert transcript(name, seed) == transcript(name, seed)
         while game.turns():
             (turn,) = game.turns()
             game.step({turn.player: turn.legal_actions[seed % len(turn.legal_actions)]})
@@ -192,19 +189,6 @@ def test_the_solver_state_stands_where_the_turn_stands():
         assert turn.state.part is None
         assert turn.state.state.information_state_string() == state.information_state_string()
         assert dict(turn.state.actions) == {word: spiel_action(word, 1, 3) for word in turn.legal_actions}
-
-
-@pytest.mark.parametrize(
-    ("file", "name", "seed"),
-    [
-        ("liars_dice.txt", "liars_dice(numdice=5)", 5),
-        ("liars_dice_one_die.txt", "liars_dice", 1),
-        ("liars_dice_latest.txt", "liars_dice(numdice=2,observation=latest)", 7),
-        ("liars_dice_compact.txt", "liars_dice(numdice=2,observation=compact)", 7),
-    ],
-)
-def test_golden_playthroughs(file, name, seed):
-    check_playthrough(file, name, seed)
 
 
 def test_latest_reads_as_words():
