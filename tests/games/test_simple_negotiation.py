@@ -361,19 +361,22 @@ def test_random_play_is_legal_zero_sum_and_conserves_every_resource(name):
         assert episode.ending is Ending.TERMINAL
         game = make_game(name)
         game.reset(episode.seed)
-        total = np.sum(game._owned, axis=0)
+        total = np.sum(game._position.owned, axis=0)
         trades = 0
         for step in episode.steps:
-            before = game._owned
+            before = game._position.owned
             game.step({step.turn.player: step.reply.action})
-            assert np.array_equal(np.sum(game._owned, axis=0), total) and np.min(game._owned) >= 0
-            assert step.reply.action.lower().startswith("accept") or game._owned == before
-            trades += game._owned != before
+            assert np.array_equal(np.sum(game._position.owned, axis=0), total) and np.min(game._position.owned) >= 0
+            assert step.reply.action.lower().startswith("accept") or game._position.owned == before
+            trades += game._position.owned != before
         assert game.returns() == episode.returns
         # The payoff from the deal and what each seat holds at the end
         start = make_game(name)
         start.reset(episode.seed)
-        gain = [np.dot(start._holdings[p].values, np.subtract(game._owned[p], start._owned[p])) for p in (0, 1)]
+        gain = [
+            np.dot(start._position.holdings[p].values, np.subtract(game._position.owned[p], start._position.owned[p]))
+            for p in (0, 1)
+        ]
         assert np.sign(episode.returns[0]) == np.sign(gain[0] - gain[1])
         if "difference" in name:
             assert episode.returns[0] == pytest.approx((gain[0] - gain[1]) / most_difference(len(total)), abs=1e-15)
@@ -465,9 +468,9 @@ def test_the_other_players_values_stand_in_no_prompt(name):
         game = started(name, seed=3)
         count = len(game._setup.notation.resources)
         sentinels = tuple(70001 + 10 * i for i in range(count))
-        holdings = list(game._holdings)
+        holdings = list(game._position.holdings)
         holdings[1 - player] = holdings[1 - player]._replace(values=sentinels)
-        game._holdings = tuple(holdings)
+        game._position = game._position._replace(holdings=tuple(holdings))
         rng = np.random.default_rng(1)
         while game.turns():
             (turn,) = game.turns()
@@ -488,7 +491,7 @@ def test_information_sets_have_perfect_recall():
             rng = np.random.default_rng(seed)
             while game.turns():
                 (turn,) = game.turns()
-                knowledge = (name, turn.player, game._holdings[turn.player], past)
+                knowledge = (name, turn.player, game._position.holdings[turn.player], past)
                 assert keys.setdefault((name, turn.infoset), knowledge) == knowledge
                 action = turn.state.sample_action(rng.random(8))
                 past = (*past, action)
