@@ -81,24 +81,6 @@ def check_information_sets(pairs):
     return len(ours)
 
 
-def check_perfect_recall(table):
-    """Every node of an information set was reached through the same own information sets and actions."""
-    own_past = {}
-    stack = [(0, ((), ()))]
-    while stack:
-        node, past = stack.pop()
-        if table.kind[node] == DECISION:
-            player, infoset = table.player[node], table.turns[table.turn[node]].infoset
-            assert own_past.setdefault(infoset, past[player]) == past[player]
-        for column, child in enumerate(table.child[node]):
-            if child >= 0:
-                after = list(past)
-                if table.kind[node] == DECISION:
-                    after[player] = (*past[player], (infoset, column))
-                stack.append((int(child), tuple(after)))
-    assert len(own_past) == len(table.turns)
-
-
 def counts(table):
     """Numbers of decisions, chance nodes and ends."""
     return tuple(int((table.kind == kind).sum()) for kind in (DECISION, CHANCE, TERMINAL))

@@ -6,14 +6,12 @@ import pytest
 from game_checks import (
     beside_openspiel,
     check_information_sets,
-    check_perfect_recall,
     counts,
     play,
     spiel_counts,
 )
 
 from spiral_trl.games import canonical_name, make_game, tabulate
-from spiral_trl.games.base import Game
 from spiral_trl.games.sequence_form import sequence_form, solve
 from spiral_trl.games.table import TERMINAL
 from spiral_trl.records import Ending
@@ -45,11 +43,6 @@ def test_the_whole_tree_is_openspiels(style):
         facing, may_raise = 0 in state.legal_actions(), 2 in state.legal_actions()
         words = [*(["fold", "call"] if facing else ["check"]), *(["raise"] if may_raise else [])]
         assert turn.legal_actions == tuple(words)
-
-
-@pytest.mark.parametrize("style", STYLES)
-def test_perfect_recall(style):
-    check_perfect_recall(tabulate(name_of(style)))
 
 
 def test_prompts_tell_own_card_public_card_moves_and_chips():
@@ -186,26 +179,3 @@ def test_names():
     )
     with pytest.raises(ValueError, match=r"unknown value of payoff in leduc_poker 'chip'.*did you mean 'chips'\?"):
         make_game("leduc_poker(payoff=chip)")
-
-
-def test_it_is_a_game_and_answers_misuse_in_one_line():
-    game = make_game("leduc_poker")
-    assert isinstance(game, Game)
-    with pytest.raises(ValueError, match="leduc_poker: nobody is asked; reset it first"):
-        game.turns()
-    game.reset(0)
-    with pytest.raises(ValueError, match="the game is not over"):
-        game.returns()
-    with pytest.raises(ValueError, match="player 0 is asked, not player 1"):
-        game.parse(1, "[raise]")
-    for actions in ({1: "raise"}, {0: "call"}, {}, {0: "raise", 1: "call"}):
-        with pytest.raises(ValueError, match="player 0 may play check or raise"):
-            game.step(actions)
-    assert game.parse(0, "[call]").error == "'call' is not legal here; legal: [check], [raise]"
-    assert game.parse(0, r"\boxed{raise}").action == "raise"
-    game.step({0: "raise"})
-    game.step({1: "fold"})
-    with pytest.raises(ValueError, match="the game is over"):
-        game.step({0: "raise"})
-    game.reset(0)
-    assert game.ending is None and game.turns()[0].index == 0

@@ -7,14 +7,12 @@ import pytest
 from game_checks import (
     beside_openspiel,
     check_information_sets,
-    check_perfect_recall,
     counts,
     play,
     spiel_counts,
 )
 
 from spiral_trl.games import canonical_name, make_game, tabulate
-from spiral_trl.games.base import Game
 from spiral_trl.games.table import TERMINAL
 from spiral_trl.records import Ending
 
@@ -53,11 +51,6 @@ def test_the_whole_tree_is_openspiels(numdice, dice_sides, style, sizes):
     totals = table.returns[table.kind == TERMINAL]
     assert not totals.sum(1).any() and set(totals[:, 0]) == {-1, 1}
     assert table.worst_returns == (-1, -1)
-
-
-@pytest.mark.parametrize("style", STYLES)
-def test_perfect_recall(style):
-    check_perfect_recall(tabulate(f"liars_dice(dice_sides=3,observation={style})"))
 
 
 def test_prompts_tell_own_die_and_all_bids_and_nothing_of_the_other_die():
@@ -207,16 +200,3 @@ def test_names():
     ):
         with pytest.raises(ValueError, match=message):
             make_game(name)
-
-
-def test_it_is_a_game_and_answers_misuse_in_one_line():
-    game = make_game("liars_dice")
-    assert isinstance(game, Game)
-    with pytest.raises(ValueError, match="liars_dice: nobody is asked; reset it first"):
-        game.parse(0, "[1 x 1]")
-    game.reset(0)
-    with pytest.raises(ValueError, match="player 0 may play 1 x 1 or 1 x 2"):
-        game.step({0: "liar"})
-    with pytest.raises(ValueError, match="player 0 is asked, not player 1"):
-        game.parse(1, "[1 x 1]")
-    assert game.parse(0, "[liar]").error.startswith("'liar' is not legal here; legal: [1 x 1], ")

@@ -299,22 +299,6 @@ def test_a_copy_goes_its_own_way():
             assert game.turns() == copy.turns()
 
 
-def test_misuse_is_answered_in_one_line():
-    game = make_game("openspiel:tic_tac_toe")
-    for call in (game.turns, game.returns, lambda: game.step({}), lambda: game.parse(0, "[x(0,0)]")):
-        with pytest.raises(ValueError, match="reset it first"):
-            call()
-    game.reset(0)
-    with pytest.raises(ValueError, match="the game is not over"):
-        game.returns()
-    with pytest.raises(ValueError, match="player 0 is asked, not player 1"):
-        game.parse(1, "[o(0,0)]")
-    for actions in ({1: "x(0,0)"}, {0: "o(0,0)"}, {}, {0: "x(0,0)", 1: "o(0,1)"}):
-        with pytest.raises(ValueError, match="is asked, not|cannot play"):
-            game.step(actions)
-    assert "is not legal here" in game.parse(0, "[o(0,0)]").error
-
-
 # ---------------------------------------------------------------------------------------------------------------- words
 
 

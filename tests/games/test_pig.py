@@ -6,8 +6,6 @@ import pytest
 from game_checks import Script
 
 from spiral_trl.games import make_game
-from spiral_trl.games.base import Game
-from spiral_trl.games.pig import Pig
 from spiral_trl.records import Ending
 
 
@@ -138,19 +136,3 @@ def test_the_seed_decides_the_dice():
 def test_wrong_names_are_one_line_errors(name, message):
     with pytest.raises(ValueError, match=message):
         make_game(name)
-
-
-def test_misuse_is_answered_in_one_line():
-    game = make_game("pig")
-    assert isinstance(game, Game) and Pig(target=50).name == "pig(target=50)"
-    with pytest.raises(ValueError, match="reset it first"):
-        game.turns()
-    game.reset(0)
-    with pytest.raises(ValueError, match="the game is not over"):
-        game.returns()
-    with pytest.raises(ValueError, match="player 0 is asked, not player 1"):
-        game.parse(1, "[roll]")
-    for actions in ({1: "roll"}, {0: "stop"}, {}, {0: "roll", 1: "hold"}):
-        with pytest.raises(ValueError, match="player 0 may play roll or hold"):
-            game.step(actions)
-    assert game.parse(0, "[stop]").error == "'stop' is not legal here; legal: [roll], [hold]"
