@@ -4,8 +4,8 @@ import json
 import sys
 
 import pytest
-from evaluation_fakes import Always
 from scripts import run_python
+from toy_players import Always
 
 from spiral_trl.commands import loading
 from spiral_trl.commands.main import main

@@ -1,24 +1,10 @@
-"""What the tests of several games share: scripted chance, and a walk of the whole tree beside OpenSpiel's."""
+"""What the tests of several games share: games along a script, and a walk of the whole tree beside OpenSpiel's."""
 
 import numpy as np
+from toy_games import Script
 
 from spiral_trl.games import make_game
 from spiral_trl.games.table import CHANCE, DECISION, TERMINAL
-
-
-class Script:
-    """Chance that follows a list of outcomes, then gives `rest` where that is given; records what it was asked."""
-
-    def __init__(self, outcomes=(), rest=None):
-        self.outcomes = list(outcomes)
-        self.rest = rest
-        self.asked = []
-
-    def choose(self, probabilities):
-        self.asked.append(tuple(probabilities))
-        if len(self.asked) > len(self.outcomes) and self.rest is not None:
-            return self.rest
-        return self.outcomes[len(self.asked) - 1]
 
 
 def play(name, outcomes, actions):

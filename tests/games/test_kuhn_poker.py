@@ -5,8 +5,9 @@ import time
 import numpy as np
 import pyspiel
 import pytest
-from game_checks import Script, counts, spiel_counts
+from game_checks import counts, spiel_counts
 from playthrough import transcript
+from toy_games import Script
 
 from spiral_trl.games import make_game, tabulate
 from spiral_trl.games.chance import derive_seeds

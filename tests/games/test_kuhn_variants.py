@@ -5,7 +5,8 @@ import re
 
 import numpy as np
 import pytest
-from game_checks import Script, counts
+from game_checks import counts
+from toy_games import Script
 
 from spiral_trl.games import canonical_name, make_game, tabulate
 from spiral_trl.games.kuhn_poker import KuhnPoker

@@ -3,7 +3,7 @@
 import numpy as np
 import pyspiel
 import pytest
-from game_checks import Script
+from toy_games import Script
 
 from spiral_trl.games import make_game
 from spiral_trl.records import Ending

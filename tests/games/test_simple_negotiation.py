@@ -3,7 +3,7 @@ import time
 
 import numpy as np
 import pytest
-from game_checks import Script
+from toy_games import Script
 
 from spiral_trl.games import make_game, tabulate
 from spiral_trl.games.base import ActionSampler
