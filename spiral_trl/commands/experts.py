@@ -11,6 +11,7 @@ from ..errors import usage_errors
 from ..experts.collect import KEEP, ExpertSettings, Progress, begin, collect, seat_players
 from ..rollout import MAX_TURNS
 from .loading import check_file
+from .output import print_table
 
 
 HELP = "Collect decisions of solvers, or of the winners of a model's self-play, as a dataset for TRL's SFTTrainer."
@@ -70,11 +71,11 @@ def run(options: argparse.Namespace) -> None:
     from ..hub.dataset_card import write_dataset_card
 
     card = write_dataset_card(options.output, "spiral-trl " + " ".join(shlex.quote(part) for part in sys.argv[1:]))
-    shown = [[game, state.players[game], f"{n:,}", f"{state.played[game]:,}"] for game, n in state.rows.items()]
-    width = max(len(row[0]) for row in shown)
-    print(f"{'game':{width}}  expert  rows  games played")
-    for row in shown:
-        print(f"{row[0]:{width}}  {'  '.join(row[1:])}")
+    print_table(
+        "decisions by game",
+        ["game", "expert", "rows", "games played"],
+        [[game, state.players[game], f"{n:,}", f"{state.played[game]:,}"] for game, n in state.rows.items()],
+    )
     print(f"\n{state.total:,} decisions in {state.seconds:.1f} s: {options.output}    card: {card}")
     if options.json is not None:
         with usage_errors():

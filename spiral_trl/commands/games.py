@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ..errors import usage_errors
 from ..games import game_names, make_game
-from ..games.registry import first_turns, game_source, source_names
+from ..games.registry import first_turns, game_source, parse_name, source_names
 from .loading import check_file
 
 
-HELP = "List the games, or show one: seats, endings and the first turn as a player reads it."
+HELP = "List the games, or show one: seats, parameters and the first turn as a player reads it."
 EXAMPLES = """  spiral-trl games
   spiral-trl games "kuhn_poker(rounds=5)"
   spiral-trl games --source openspiel"""
@@ -43,10 +43,18 @@ def run(options: argparse.Namespace) -> None:
 def _show(name: str, seed: int) -> dict:
     game = make_game(name)
     asked = first_turns(name, seed)
+    parameters = parse_name(name)[1]
     print(f"{game.name}: {game.num_players} seats ({', '.join(game.roles)})")
+    print(f"parameters: {', '.join(f'{key}={value}' for key, value in parameters.items()) or 'none'}")
     turns = []
     for turn in asked:
         text = turn.messages[-1]["content"]
         print(f"\n--- {turn.role} reads:\n{text}")
         turns.append({"role": turn.role, "messages": list(turn.messages), "legal_actions": turn.legal_actions})
-    return {"game": game.name, "roles": list(game.roles), "worst_returns": list(game.worst_returns), "turns": turns}
+    return {
+        "game": game.name,
+        "parameters": parameters,
+        "roles": list(game.roles),
+        "worst_returns": list(game.worst_returns),
+        "turns": turns,
+    }

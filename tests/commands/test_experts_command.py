@@ -25,6 +25,11 @@ def test_a_set_and_its_card(tmp_path, capsys, monkeypatch):
     code, printed, progress = called(capsys, *argv)
     assert code == 0 and "500 decisions in" in printed and "cfr" in printed
     assert "500 of 500 decisions" in progress
+    (head,), (row,) = (
+        [line for line in printed.splitlines() if word in line] for word in ("games played", "kuhn_poker ")
+    )
+    # Figures stand under their columns
+    assert head.index("rows") + len("rows") == row.index("500") + len("500")
     assert len(load_decisions(folder)) == 500
     assert json.loads((tmp_path / "told.json").read_text())["finished"] is True
 

@@ -171,6 +171,8 @@ def test_cfr_plays_each_hand_of_a_match_from_the_seat_that_opens_it_and_says_so(
         assert player.action_probabilities(turn) == player.action_probabilities(hand[f"0|{card}|"])
         player.action_probabilities(turn)
     assert caplog.messages == ["cfr plays each hand of kuhn_poker(rounds=3) by the equilibrium of one"]
+    CFRPlayer().check(turn)
+    assert len(caplog.messages) == 1  # asked whether it can, it plays nothing
 
 
 @pytest.mark.parametrize(
