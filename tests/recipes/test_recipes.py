@@ -1,16 +1,13 @@
 """Recipes as they are launched: what a run leaves behind, and how bad input ends."""
 
-import importlib.util
 import json
 import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from scripts import ROOT, load_script, run_python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from spiral_trl.cli import run_recipe, self_play_parser
@@ -20,7 +17,6 @@ from spiral_trl.records import Ending, dataset_to_episodes
 from spiral_trl.training.checks import can_play, check_embedded_games
 
 
-ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 YAMLS = sorted(path for path in RECIPES.rglob("*.yaml") if path.parent.name != "accelerate")
 # Made up; it stands where a user's would
@@ -31,24 +27,7 @@ SHORT = (
 ).split()
 
 
-def load_recipe(name):
-    specification = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-kuhn = load_recipe("kuhn")
-
-
-def environment():
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-
-
-def launch(*arguments, timeout=300):
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)], env=environment(), capture_output=True, text=True, timeout=timeout
-    )
+kuhn = load_script(RECIPES / "kuhn.py")
 
 
 @pytest.fixture
@@ -140,7 +119,7 @@ def finished(tmp_path_factory):
     """Output folder and printed text of a short run of recipes/kuhn.py, as a user launches it."""
     folder = tmp_path_factory.mktemp("kuhn") / "out"
     config = RECIPES / "kuhn_tiny.yaml"
-    done = launch(
+    done = run_python(
         RECIPES / "kuhn.py", "--config", config, "--output_dir", folder, "--seed", 3, "--hub_token", TOKEN, *SHORT
     )
     assert done.returncode == 0, done.stderr[-4000:]
@@ -252,7 +231,7 @@ def test_the_papers_recipe_runs_with_a_small_model_in_its_place(small_qwen, tmp_
         "--gradient_checkpointing false --eval_steps 2 --eval_games 4 --report_pairs 2 --save_steps 1 "
         "--dataloader_pin_memory false"
     ).split()
-    done = launch(
+    done = run_python(
         *("-m", "accelerate.commands.launch", "--config_file", RECIPES / "accelerate" / "cpu.yaml"),
         *(RECIPES / "kuhn.py", "--config", RECIPES / "kuhn_qwen3_4b.yaml", *flags),
     )
@@ -417,7 +396,7 @@ def test_an_output_folder_that_holds_another_run(tmp_path, capsys, no_model, kee
 
 
 def test_bad_input_as_a_user_sees_it(tmp_path):
-    done = launch(RECIPES / "kuhn.py", "--games", "kuhn_pocker", "--output_dir", tmp_path / "out")
+    done = run_python(RECIPES / "kuhn.py", "--games", "kuhn_pocker", "--output_dir", tmp_path / "out")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: unknown game 'kuhn_pocker'; allowed: ") and " kuhn_poker, " in line
