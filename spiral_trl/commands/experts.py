@@ -11,6 +11,7 @@ from ..errors import usage_errors
 from ..experts.collect import KEEP, ExpertSettings, Progress, begin, collect, seat_players
 from ..rollout import MAX_TURNS
 from .loading import check_file
+from .output import print_table
 
 
 HELP = "Collect decisions of solvers, or of the winners of a model's self-play, as a dataset for TRL's SFTTrainer."
@@ -41,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-turns", type=int, default=MAX_TURNS, help=f"turns after which a game is dropped (default: {MAX_TURNS})"
     )
-    parser.add_argument("--games-per-round", type=int, help="games played at once and written as one file")
+    parser.add_argument(
+        "--games-per-round",
+        type=int,
+        help="games played at once and written as one file (default: by the size of the game)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="deals and replies derive from it (default: 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was collected as JSON too")
 
@@ -66,16 +71,24 @@ def run(options: argparse.Namespace) -> None:
         check_file(options.json, "--json")
         begin(settings, options.output)
         seats = seat_players(settings)
-    state = collect(settings, options.output, seats, progress=lambda state: _tell(settings, state))
+    try:
+        state = collect(settings, options.output, seats, progress=lambda state: _tell(settings, state))
+    except KeyboardInterrupt:
+        print(
+            f"interrupted; what is in {options.output} stays, and the same command goes on from there", file=sys.stderr
+        )
+        sys.exit(130)
     from ..hub.dataset_card import write_dataset_card
 
     card = write_dataset_card(options.output, "spiral-trl " + " ".join(shlex.quote(part) for part in sys.argv[1:]))
-    shown = [[game, state.players[game], f"{n:,}", f"{state.played[game]:,}"] for game, n in state.rows.items()]
-    width = max(len(row[0]) for row in shown)
-    print(f"{'game':{width}}  expert  rows  games played")
-    for row in shown:
-        print(f"{row[0]:{width}}  {'  '.join(row[1:])}")
-    print(f"\n{state.total:,} decisions in {state.seconds:.1f} s: {options.output}    card: {card}")
+    print_table(
+        f"{state.total:,} decisions in {state.seconds:.1f} s: {options.output}    card: {card}",
+        ["game", "expert", "rows", "of games", "games played"],
+        [
+            [game, state.players[game], f"{n:,}", f"{state.kept_games[game]:,}", f"{state.played[game]:,}"]
+            for game, n in state.rows.items()
+        ],
+    )
     if options.json is not None:
         with usage_errors():
             options.json.write_text((options.output / "experts.json").read_text(encoding="utf-8"), encoding="utf-8")

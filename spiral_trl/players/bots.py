@@ -143,27 +143,39 @@ class CFRPlayer(PolicyPlayer):
 
     def action_probabilities(self, turn: Turn) -> dict[str, float]:
         """Equilibrium probability of each legal action."""
+        probabilities, part = self._solved(turn)
+        if part is not None:
+            self._announce(turn.game, part)
+        return probabilities
+
+    def check(self, turn: Turn) -> None:
+        """Raises `ValueError` where it cannot play the turn's game."""
+        self._solved(turn)
+
+    def _solved(self, turn: Turn) -> tuple[dict[str, float], str | None]:
+        """Probability of each legal action, and the part of the game that was solved, where it was not all of it."""
         attached = turn.state if isinstance(turn.state, SolverState) else None
+        part = None
         try:
             if turn.legal_actions is None:
                 raise ValueError("its actions are free text")
             if attached is None:
-                return dict(solve_table(turn.game)[_table_key(turn)])
+                return dict(solve_table(turn.game)[_table_key(turn)]), None
             if attached.part is not None:
                 try:
-                    return dict(solve_table(turn.game)[_table_key(turn)])
+                    return dict(solve_table(turn.game)[_table_key(turn)]), None
                 except ValueError:
-                    self._announce(turn.game, attached.part)
+                    part = attached.part
             policy, _ = solve(str(attached.state.get_game()))
         except ValueError as error:
             raise ValueError(f"{self.name} cannot play {turn.game}: {error}") from None
         probabilities = policy.action_probabilities(attached.state)
-        return {action: float(probabilities[number]) for action, number in attached.actions.items()}
+        return {action: float(probabilities[number]) for action, number in attached.actions.items()}, part
 
     def _announce(self, game: str, part: str) -> None:
         if game not in self._announced:
             self._announced.add(game)
-            logger.warning("%s plays each %s of %s by the equilibrium of one", self.name, part, game)
+            logger.warning("%s plays each %s of %s by the equilibrium of a single one", self.name, part, game)
 
 
 def _table_key(turn: Turn) -> tuple:
@@ -231,16 +243,16 @@ def solve(game: str) -> tuple[pyspiel.Policy, float]:
         or kind.dynamics != pyspiel.GameType.Dynamics.SEQUENTIAL
         or kind.chance_mode == pyspiel.GameType.ChanceMode.SAMPLED_STOCHASTIC
     ):
-        raise ValueError(f"{game} is not a sequential two-player zero-sum game with explicit chance")
+        raise ValueError("it is not a sequential two-player zero-sum game with explicit chance")
     if (
         kind.information == pyspiel.GameType.Information.PERFECT_INFORMATION
         and kind.chance_mode == pyspiel.GameType.ChanceMode.DETERMINISTIC
     ):
         # CFR learns nothing where it does not go: at a position it would play by how the game came there
-        raise ValueError(f"{game} is a game of perfect information without chance; use minimax or mcts")
+        raise ValueError("it is a game of perfect information without chance; use minimax or mcts")
     histories = _count_histories(loaded)
     if histories > _MAX_HISTORIES:
-        raise ValueError(f"{game} has more than {_MAX_HISTORIES:,} histories")
+        raise ValueError(f"it has more than {_MAX_HISTORIES:,} histories")
     solver = pyspiel.CFRPlusSolver(loaded)
     iterations = 0
     block = 50

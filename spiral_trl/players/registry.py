@@ -89,7 +89,7 @@ _PLAYERS: dict[str, _Entry] = {
     "cfr": _Entry(
         make=lambda values, settings: CFRPlayer(),
         name=lambda values: "cfr",
-        check_turn=lambda values, turn: CFRPlayer().reply([turn]),
+        check_turn=lambda values, turn: CFRPlayer().check(turn),
     ),
     "minimax": _Entry(
         make=lambda values, settings: MinimaxPlayer(),
