@@ -31,7 +31,7 @@ def usage_errors(where: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except UsageError:
+    except (UsageError, BrokenPipeError):
         raise
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
@@ -80,8 +80,8 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
 
 
 def run_main(main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs `main(argv)` and exits: 0 at its end; with one line on stderr 2 where it raises [`UsageError`], and 1 where
-    games cannot go on ([`PlayError`], [`PlayerError`]).
+    """Runs `main(argv)` and exits: 0 at its end; with one line on stderr 2 where it raises [`UsageError`], 1 where games
+    cannot go on ([`PlayError`], [`PlayerError`]), and 130 where it is interrupted.
 
     Of several processes only the first tells of bad input, which all of them see. Any other exception passes with its
     traceback: it is a defect or a failure midway, not bad input.
@@ -99,4 +99,7 @@ def run_main(main: Callable[[Sequence[str] | None], object], argv: Sequence[str]
     except (PlayError, PlayerError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     sys.exit(0)

@@ -46,6 +46,15 @@ def test_programs_end_with_one_line(error, code, capsys):
     assert (ended.value.code, *capsys.readouterr()) == (code, "", "error: a b\n")
 
 
+def test_an_interrupted_program_says_so_and_no_more(capsys):
+    def main(argv):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run_main(main, [])
+    assert (ended.value.code, *capsys.readouterr()) == (130, "", "interrupted\n")
+
+
 def test_a_process_beside_the_first_tells_of_its_own_failure_and_not_of_bad_input(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     for error, told in ((UsageError("x"), ""), (PlayError("x"), "error: x\n")):

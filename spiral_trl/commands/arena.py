@@ -34,7 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoints", type=Path, metavar="RUN", help="enter every whole checkpoint of this run's folder as well"
     )
-    parser.add_argument("--self-play", action="store_true", help="let players play themselves too")
+    parser.add_argument(
+        "--self-play",
+        action="store_true",
+        help="let players play themselves too: it tells of the seats, not of strength",
+    )
     parser.add_argument(
         "--anchor", metavar="PLAYER", help="whose rating is 0, as tables call it (default: random, else the first)"
     )

@@ -42,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-turns", type=int, default=MAX_TURNS, help=f"turns after which a game is dropped (default: {MAX_TURNS})"
     )
-    parser.add_argument("--games-per-round", type=int, help="games played at once and written as one file")
+    parser.add_argument(
+        "--games-per-round",
+        type=int,
+        help="games played at once and written as one file (default: by the size of the game)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="deals and replies derive from it (default: 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was collected as JSON too")
 
@@ -67,14 +71,23 @@ def run(options: argparse.Namespace) -> None:
         check_file(options.json, "--json")
         begin(settings, options.output)
         seats = seat_players(settings)
-    state = collect(settings, options.output, seats, progress=lambda state: _tell(settings, state))
+    try:
+        state = collect(settings, options.output, seats, progress=lambda state: _tell(settings, state))
+    except KeyboardInterrupt:
+        print(
+            f"interrupted; what is in {options.output} stays, and the same command goes on from there", file=sys.stderr
+        )
+        sys.exit(130)
     from ..hub.dataset_card import write_dataset_card
 
     card = write_dataset_card(options.output, "spiral-trl " + " ".join(shlex.quote(part) for part in sys.argv[1:]))
     print_table(
         "decisions by game",
-        ["game", "expert", "rows", "games played"],
-        [[game, state.players[game], f"{n:,}", f"{state.played[game]:,}"] for game, n in state.rows.items()],
+        ["game", "expert", "rows", "of games", "games played"],
+        [
+            [game, state.players[game], f"{n:,}", f"{state.kept_games[game]:,}", f"{state.played[game]:,}"]
+            for game, n in state.rows.items()
+        ],
     )
     print(f"\n{state.total:,} decisions in {state.seconds:.1f} s: {options.output}    card: {card}")
     if options.json is not None:

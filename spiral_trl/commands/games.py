@@ -6,13 +6,13 @@ import argparse
 import json
 from pathlib import Path
 
-from ..errors import usage_errors
+from ..errors import UsageError, usage_errors
 from ..games import game_names, make_game
 from ..games.registry import first_turns, game_source, parse_name, source_names
 from .loading import check_file
 
 
-HELP = "List the games, or show one: seats, parameters and the first turn as a player reads it."
+HELP = "List the games, or show one: its parameters, its seats, and the first turn as a player reads it."
 EXAMPLES = """  spiral-trl games
   spiral-trl games "kuhn_poker(rounds=5)"
   spiral-trl games --source openspiel"""
@@ -28,6 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     with usage_errors():
         check_file(options.json, "--json")
+        if options.game is not None and options.source is not None:
+            raise UsageError(
+                f"--source lists a library; to show a game of it, name it {options.source}:{options.game}"
+            )
         if options.game is not None:
             shown = _show(options.game, options.seed)
         elif options.source is not None:

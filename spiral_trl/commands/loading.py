@@ -148,9 +148,10 @@ def load_player(name: str, label: str, options: argparse.Namespace) -> Player:
     Raises:
         [`~spiral_trl.errors.UsageError`]: If a model cannot be loaded.
     """
-    from transformers.utils import logging
+    if options.quiet:
+        from transformers.utils import logging
 
-    logging.disable_progress_bar()
+        logging.disable_progress_bar()
     settings = ModelSettings(
         max_new_tokens=options.max_new_tokens or trained_length(name) or _MAX_NEW_TOKENS,
         temperature=options.temperature,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -20,7 +21,15 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and exits: 0 at its end, 2 with one line on stderr for bad input."""
-    run_main(_dispatch, sys.argv[1:] if argv is None else argv)
+    if not sys.stderr.isatty():
+        # Read when transformers is imported, which most commands do only for a model
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        run_main(_dispatch, sys.argv[1:] if argv is None else argv)
+    except BrokenPipeError:
+        # Whoever read the output has left, as `head` does; nothing may be flushed to it at the end either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def _dispatch(argv: Sequence[str] | None) -> None:
@@ -45,6 +54,7 @@ def _dispatch(argv: Sequence[str] | None) -> None:
     )
     command.add_arguments(parser)
     command.run(parser.parse_args(arguments[1:]))
+    sys.stdout.flush()
 
 
 def _overview() -> str:

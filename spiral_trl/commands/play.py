@@ -20,6 +20,7 @@ from ..players.registry import check_player, make_player
 from ..players.search import MinimaxPlayer
 from ..records import Ending, Episode, EpisodeBatch, Turn, episodes_to_dataset
 from ..rollout import MAX_TURNS, IllegalMoves, play
+from .loading import check_file
 
 
 HELP = "Play a game at the terminal, or let players play and print what they did."
@@ -116,8 +117,7 @@ def _check(options: argparse.Namespace) -> tuple[list[str], str]:
         raise UsageError(f"{game.name} has {game.num_players} seats, but {stated} {len(names)} players")
     for name in dict.fromkeys(names):
         check_player(name, options.game)
-    if options.json is not None and not options.json.absolute().parent.is_dir():
-        raise UsageError(f"--json {options.json}: there is no folder {options.json.parent}")
+    check_file(options.json, "--json")
     if options.illegal is not None:
         IllegalMoves.parse(options.illegal).returns(0, game.worst_returns)
         return names, options.illegal

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import PlayerError, PlayError
+from ..errors import PlayerError, PlayError, UsageError
 from ..games.registry import canonical_name
 from ..players.base import Player
 from ..rollout import MAX_TURNS
@@ -123,7 +123,7 @@ def measure_player(
         check_match(name, pairs)
     left_out = [LeftOut(player.name, name, reason) for name in names if (reason := cannot_play(player, name))]
     if len(left_out) == len(names):
-        raise ValueError("; ".join(entry.reason for entry in left_out) or "there is no game to measure a player in")
+        raise UsageError("; ".join(entry.reason for entry in left_out) or "there is no game to measure a player in")
     names = [name for name in names if name not in {entry.game for entry in left_out}]
     schedule = []
     for name in names:

@@ -185,6 +185,9 @@ def seat_players(
         for asked in (name, *others):
             if asked not in known:
                 check_player(asked, game)
+        solver = is_solver(known[name]) if name in known else name.partition("(")[0].strip() in (*SOLVERS, "random")
+        if not solver and (settings.rationale or settings.boxed or render is not None):
+            raise ValueError(f"{name} writes its own replies: rationale and boxed are for solvers")
 
     def player_of(name: str) -> Player:
         if name not in known:
@@ -197,8 +200,6 @@ def seat_players(
         if is_solver(expert):
             expert = ExpertPlayer(expert, settings.rationale, settings.think, settings.boxed, render)
             expert.reply(first_turns(game)[:1])
-        elif settings.rationale or settings.boxed or render is not None:
-            raise ValueError(f"{name} writes its own replies: rationale and boxed are for solvers")
         experts[game] = expert
     # A set says who decided, and nothing of the machine
     shown = {game: name if name in (players or {}) else canonical_player_name(name) for game, name in names.items()}
@@ -396,6 +397,7 @@ def _rounds(settings: ExpertSettings, state: Progress, seats: Seats) -> Iterator
                     table, error = _play(settings, state, game, seats, seat, mine, keep)
                     tables.append(table)
             table = _in_order(tables, quota - rows)
+            state.kept_games[game] = state.kept_games.get(game, 0) + len(set(table["episode_id"].to_pylist()))
             state.rows[game] = rows + len(table)
             state.played[game] = first + size
             state.seconds += time.perf_counter() - began
@@ -418,7 +420,7 @@ def _round_size(settings: ExpertSettings, game: str, expert: Player, quota: int)
     if settings.games_per_round is not None:
         return settings.games_per_round
     if isinstance(expert, ExpertPlayer) and tabulate(game) is not None:
-        return _TABLE_GAMES
+        return min(_TABLE_GAMES, 8 + quota)
     # Games may be long, and search slow: a small set needs few of them
     return min(_TEXT_GAMES, 8 + quota // 8)
 
@@ -451,7 +453,6 @@ def _play(
         state.endings[name] = state.endings.get(name, 0) + int(count)
     own = np.ones(num_players, dtype=bool) if opponent is None else np.arange(num_players) == seat
     turns = kept_turns(batch, keep, own)
-    state.kept_games[game] = state.kept_games.get(game, 0) + len(np.unique(batch.turn_episode[turns]))
     return rows(batch, ids, turns, state.players[game]), error
 
 

@@ -124,7 +124,8 @@ def _line(analysis: Analysis, phrasing: int) -> str:
         return ""
     if not analysis.line:
         return _ENDS[phrasing].format(action=analysis.action, scope=analysis.scope)
-    templates = _LINES if analysis.kind == "equilibrium" else _LINES_BEST
+    # Only minimax knows best play
+    templates = _LINES_BEST if analysis.kind == "minimax" else _LINES
     words = ", then ".join(_move(move) for move in analysis.line)
     return templates[phrasing].format(
         action=analysis.action, line=words + (f", and the {analysis.scope} ends" if analysis.ends else "")

@@ -354,7 +354,9 @@ def _facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     seconds = metrics.get("seconds") or {}
     times = [f"{name.replace('_', ' ')} {duration(value)}" for name, value in seconds.items() if value is not None]
     versions = [f"{name} {version}" for name, version in (metrics.get("versions") or {}).items() if version]
-    size = f"{count(model['parameters'])} parameters" if model.get("parameters") else None
+    # The embedded model's name tells its size
+    told = model.get("embedded") or not model.get("parameters")
+    size = None if told else f"{count(model['parameters'])} parameters"
     facts = [
         ("Game", metrics["game"]),
         ("Trained on", ", ".join(trained) if len(trained) > 1 else None),

@@ -150,7 +150,7 @@ class CFRPlayer(PolicyPlayer):
         probabilities, part = self._solution(turn)
         if part is not None and turn.game not in self._announced:
             self._announced.add(turn.game)
-            logger.warning("%s plays each %s of %s by the equilibrium of one", self.name, part, turn.game)
+            logger.warning("%s plays each %s of %s by the equilibrium of a single one", self.name, part, turn.game)
         return probabilities
 
     def _solution(self, turn: Turn) -> tuple[dict[str, float], str | None]:
@@ -239,16 +239,16 @@ def solve(game: str) -> tuple[pyspiel.Policy, float]:
         or kind.dynamics != pyspiel.GameType.Dynamics.SEQUENTIAL
         or kind.chance_mode == pyspiel.GameType.ChanceMode.SAMPLED_STOCHASTIC
     ):
-        raise ValueError(f"{game} is not a sequential two-player zero-sum game with explicit chance")
+        raise ValueError("it is not a sequential two-player zero-sum game with explicit chance")
     if (
         kind.information == pyspiel.GameType.Information.PERFECT_INFORMATION
         and kind.chance_mode == pyspiel.GameType.ChanceMode.DETERMINISTIC
     ):
         # CFR learns nothing where it does not go: at a position it would play by how the game came there
-        raise ValueError(f"{game} is a game of perfect information without chance; use minimax or mcts")
+        raise ValueError("it is a game of perfect information without chance; use minimax or mcts")
     histories = _count_histories(loaded)
     if histories > _MAX_HISTORIES:
-        raise ValueError(f"{game} has more than {_MAX_HISTORIES:,} histories")
+        raise ValueError(f"it has more than {_MAX_HISTORIES:,} histories")
     solver = pyspiel.CFRPlusSolver(loaded)
     iterations = 0
     block = 50

@@ -237,7 +237,9 @@ class EndpointPlayer:
                 return self._call(client, turn, key)
             except _Retry as failure:
                 if tries > self.max_retries:
-                    raise self._failed(f"no answer after {tries} calls: {failure}") from None
+                    raise self._failed(
+                        f"no answer after {tries} {'call' if tries == 1 else 'calls'}: {failure}"
+                    ) from None
                 # Jitter keeps calls that failed together from coming back together
                 backoff = min(self.backoff * 2 ** (tries - 1), _LONGEST_BACKOFF) * random.uniform(0.5, 1.5)
                 pause = max(backoff, failure.pause or 0.0)

@@ -197,7 +197,7 @@ def load_model_player(
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        near = "" if local else _near(folder)
+        near = "" if local else f"; nor is there a folder {path} here{_near(folder)}"
         raise ValueError(f"The model {path} cannot be loaded: {reason}{near}") from error
     model, loaded = answer
     missing = sorted(loaded["missing_keys"])

@@ -158,8 +158,8 @@ class LanguageModelPlayer:
             if self.max_length is not None and len(ids) + self.max_new_tokens > self.max_length:
                 raise ValueError(
                     f"A prompt of {turn.game} has {len(ids)} tokens, and with {self.max_new_tokens} for the reply "
-                    f"passes the model's {self.max_length} positions. Lower max_completion_length, or play a game "
-                    "with shorter observations."
+                    f"passes the model's {self.max_length} positions. Lower max_completion_length (max_new_tokens "
+                    "of a player by name), or play a game with shorter observations."
                 )
             self._prompts[key] = tuple(cast("list[int]", ids))
         return self._prompts[key]

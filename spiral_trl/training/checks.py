@@ -58,7 +58,8 @@ def check_opponents(args: SelfPlayConfig, games: Sequence[str]) -> None:
             try:
                 check_opponent(name, game)
             except ValueError as error:
-                raise ValueError(f"opponents: {error}") from None
+                hint = "; self and pool(...) are allowed here too" if str(error).startswith("unknown player") else ""
+                raise ValueError(f"opponents: {error}{hint}") from None
     labels = [canonical_player_name(name) for name in others(args.opponent_weights)]
     for label in labels:
         if labels.count(label) > 1:
@@ -68,7 +69,8 @@ def check_opponents(args: SelfPlayConfig, games: Sequence[str]) -> None:
         return
     if len(weights) != len(games):
         raise ValueError(
-            f"game_weights has {len(weights)} shares for {len(games)} games ({', '.join(games)}); give one each."
+            f"game_weights needs one share for each of the games ({', '.join(games)}), {len(games)} in all, not "
+            f"{len(weights)}."
         )
     dealt = np.bincount(deal_games(args.games_per_generation, weights, len(games)), minlength=len(games))
     for game, weight, count in zip(games, weights, dealt, strict=True):

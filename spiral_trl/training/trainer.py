@@ -354,10 +354,14 @@ class SelfPlayTrainer(PlayingTrainer):
             raise
         finally:
             self.args.eval_on_start = on_start
+        loaded = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         if self.guards.roll_back_to is not None:
+            loaded = str(self.guards.roll_back_to)
             best, self.state.best_model_checkpoint = self.state.best_model_checkpoint, str(self.guards.roll_back_to)
             self._load_best_model()
             self.state.best_model_checkpoint = best
+        # What is played from here on, such as replays, is by these weights and not those of the last generation
+        self.player.policy_version = int(loaded.rpartition("-")[2]) if loaded else self.state.global_step
         return result
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:

@@ -4,6 +4,8 @@ fails midway: one line too, and what was made is kept."""
 import json
 import os
 import re
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -112,6 +114,35 @@ GAMES = [
 def test_games(run, no_model, model, command, game, message):
     check_line(*run(*(["games", game] if command == "games" else told(command, game, player=model))), message)
     assert not Path("set").exists()
+
+
+def test_a_library_and_a_game_at_once(run):
+    line = run("games", "leduc_poker", "--source", "openspiel")
+    check_line(*line, "to show a game of it, name it openspiel:leduc_poker")
+
+
+def test_a_game_shows_its_parameters(run):
+    code, out, _ = run("games", "kuhn_poker(cards=5)", "--json", "shown.json")
+    assert code == 0
+    assert "parameters: rounds=1, rules=canonical, payoff=chips, observation=words, seat_bonus=0, cards=5\n" in out
+    assert json.loads(Path("shown.json").read_text())["parameters"]["cards"] == 5
+
+
+def test_output_that_nobody_reads_any_more():
+    reading, writing = os.pipe()
+    os.close(reading)
+    argv = [sys.executable, "-m", "spiral_trl", "games", "--source", "openspiel"]
+    ended = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def test_prompts_that_are_too_long_for_the_model(run, tmp_path):
+    from spiral_trl.training.tiny import save_tiny_model
+
+    code, out, err = run("evaluate", save_tiny_model(tmp_path / "tiny", seed=0), "--games", "kuhn_poker")
+    assert (code, out) == (2, "") and err.count("error: ") == 1 and "Traceback" not in err
+    assert re.search("passes the model's 128 positions. Lower .*max_new_tokens", err), err
 
 
 def test_games_of_textarena(run, no_model, model):

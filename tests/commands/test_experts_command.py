@@ -24,6 +24,15 @@ def test_a_set_and_its_card(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["spiral-trl", "experts", *map(str, argv), "--token", "hf_aBcDeFgHiJkLmNoPqRs"])
     code, printed, progress = called(capsys, *argv)
     assert code == 0 and "500 decisions in" in printed and "cfr" in printed
+    # The table's columns are told of the games that rows are from: of a hand at most three
+    header, row = (line.split() for line in printed.splitlines()[1:3])
+    assert header == ["game", "expert", "rows", "of", "games", "games", "played"] and row[:3] == [
+        "kuhn_poker",
+        "cfr",
+        "500",
+    ]
+    kept = len(set(load_decisions(folder)["episode_id"]))
+    assert 500 / 3 <= kept == int(row[3]) <= int(row[4])
     assert "500 of 500 decisions" in progress
     (head,), (row,) = (
         [line for line in printed.splitlines() if word in line] for word in ("games played", "kuhn_poker ")
@@ -70,6 +79,30 @@ def test_a_folder_that_is_taken(tmp_path, capsys):
     assert called(capsys, *argv)[0] == 0
     code, _, error = called(capsys, *argv)
     assert code == 2 and "holds this set already" in error
+
+
+def test_an_interruption_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spiral_trl.experts.collect.play", interrupt)
+    code, _, error = called(capsys, "kuhn_poker", "--decisions", 20, "--output", tmp_path / "set")
+    assert code == 130 and "the same command goes on from there" in error and "Traceback" not in error
+
+
+def test_a_model_is_not_loaded_to_be_told_that_it_writes_its_own_replies(tmp_path, capsys, monkeypatch, small_qwen):
+    monkeypatch.setattr(
+        "spiral_trl.players.registry.load_model_player", lambda *args: pytest.fail("a model was loaded")
+    )
+    argv = ["kuhn_poker", "--expert", small_qwen, "--rationale", "--output", tmp_path / "set"]
+    code, _, error = called(capsys, *argv)
+    assert code == 2 and "writes its own replies" in error
+
+
+def test_what_cfr_solves_instead_of_a_match_is_said_once(tmp_path, capsys, caplog):
+    argv = ["kuhn_poker(rounds=4)", "--decisions", 20, "--output", tmp_path / "set"]
+    assert called(capsys, *argv)[0] == 0
+    assert caplog.messages.count("cfr plays each hand of kuhn_poker(rounds=4) by the equilibrium of a single one") == 1
 
 
 def test_a_failure_midway_says_how_to_go_on(tmp_path, capsys, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from spiral_trl.experts.collect import ExpertSettings, make_decisions, resolve, seat_players
 from spiral_trl.experts.lookahead import MinimaxAnalyst, SearchAnalyst
 from spiral_trl.experts.player import ExpertPlayer
-from spiral_trl.experts.words import rationale
+from spiral_trl.experts.words import VARIANTS, rationale
 from spiral_trl.games import make_game
 from spiral_trl.players.search import MCTSPlayer, MinimaxPlayer
 from spiral_trl.rollout import play
@@ -74,6 +74,8 @@ def test_a_search_tells_visits_and_means_of_its_own_tree():
     assert analysis.line and all(move.action in map(str, range(7)) for move in analysis.line)
     text = rationale(analysis, 0)
     assert f"{analysis.action}: {analysis.values[analysis.index]:+.2f} on average, with" in text
+    # The line most visited need not be best play
+    assert not any("best play" in rationale(analysis, variant) for variant in range(VARIANTS))
 
 
 def test_a_search_knows_a_win_in_one():

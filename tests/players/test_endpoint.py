@@ -294,7 +294,7 @@ def test_a_server_that_sends_byte_by_byte_is_left_too():
 
     threading.Thread(target=drip, daemon=True).start()
     start = time.monotonic()
-    with listener, failing(r"no answer after 1 calls: no answer within 0\.3 s"):
+    with listener, failing(r"no answer after 1 call: no answer within 0\.3 s"):
         player_at(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.3, max_retries=0).reply([turn()])
     assert time.monotonic() - start < 2
 

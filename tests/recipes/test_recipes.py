@@ -178,6 +178,7 @@ def test_a_token_reaches_nothing_that_a_run_leaves(finished):
 def test_a_run_leaves_replays(finished):
     from datasets import load_from_disk
 
+    metrics = json.loads((finished[0] / "metrics.json").read_text())
     episodes = dataset_to_episodes(load_from_disk(str(finished[0] / "episodes")))
     assert len(episodes) == 5
     for episode in episodes:
@@ -185,6 +186,8 @@ def test_a_run_leaves_replays(finished):
         assert episode.ending in (Ending.TERMINAL, Ending.ILLEGAL)
         assert 1 <= len(episode.steps) <= 3
         assert all(step.reply.completion_ids and step.turn.messages for step in episode.steps)
+        # By the weights that the run saves, not those of its last generation
+        assert {step.reply.policy_version for step in episode.steps} == {metrics["training"]["max_steps"]}
 
 
 def test_a_run_prints_its_summary(finished):

@@ -252,6 +252,7 @@ def test_rollback_puts_the_model_back(make_trainer, parameters, tmp_path, caplog
     saved = load_file(tmp_path / "run" / "checkpoint-4" / "model.safetensors")
     assert all(torch.equal(value, saved[name]) for name, value in parameters(trainer).items())
     assert any("put back" in r.getMessage() for r in caplog.records)
+    assert trainer.player.policy_version == 4
     # From there a run goes on as if nothing had been saved after
     resumed = make_trainer(**SPOILED | {"max_steps": 6})
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))

@@ -74,7 +74,7 @@ def test_bad_opponents_are_refused_in_one_line(make_args, given, message):
     ("settings", "message"),
     [
         ({"opponents": ["rndom"]}, "opponents: unknown player 'rndom'.*did you mean 'random'"),
-        ({"game_weights": [1.0, 2.0]}, "game_weights has 2 shares for 1 games"),
+        ({"game_weights": [1.0, 2.0]}, "game_weights needs one share for each .* 1 in all, not 2"),
         (
             {"games": [GAME, BONUS], "game_weights": [1.0, 0.001]},
             "a share of 0.001 gives .*seat_bonus=1.* none of the 32 games",
