@@ -1,5 +1,6 @@
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -191,3 +192,66 @@ def test_a_large_batch_is_quick():
         advantage(batch)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.01  # about 1 ms on a quiet machine
+
+
+# ------------------------------------------------------------------------------------------- the learner's seats alone
+
+
+def of_learner(returns, learner, **kwargs):
+    return replace(outcomes(returns, **kwargs), learner=np.array(learner, dtype=bool))
+
+
+BOTH, FIRST, SECOND, NEITHER = [True, True], [True, False], [False, True], [False, False]
+
+
+def test_opponents_returns_reach_no_baseline():
+    # By hand with decay 1/2. First seat: reads 0, then 2 -> 1, not seen, then reads 1; second: reads 0, -2 -> -1,
+    # reads -1, 4 -> 1.5, not seen.
+    advantage = RoleConditionedAdvantage(decay=0.5)
+    result = advantage(of_learner([[2, -2], [-4, 4], [3, -3]], [BOTH, SECOND, FIRST]))
+    np.testing.assert_array_equal(result, [[2, -2], [np.nan, 5], [2, np.nan]])
+    assert advantage.baselines == {("g", "first"): 2.0, ("g", "second"): 1.5}
+
+
+def test_a_role_the_learner_never_had_has_no_baseline():
+    advantage = RoleConditionedAdvantage()
+    advantage(of_learner([[1, -1], [2, -2]], [FIRST, FIRST]))
+    assert set(advantage.baselines) == {("g", "first")}
+
+
+def test_a_shared_baseline_takes_the_learners_seats_in_order():
+    # Reads 0 and takes 2, then -2: (0 + 2)/2 = 1, (1 - 2)/2 = -1/2; reads -1/2 and takes 4: 1.75; reads that
+    advantage = SharedBaseline(decay=0.5)
+    result = advantage(of_learner([[2, -2], [-4, 4], [3, -3]], [BOTH, SECOND, FIRST]))
+    np.testing.assert_array_equal(result, [[2, -2], [np.nan, 4.5], [1.25, np.nan]])
+    assert advantage.baselines == {("g", "all"): (1.75 + 3) / 2}
+
+
+def test_seats_of_one_role_that_are_not_all_the_learners():
+    # Two seats share a role; in the second game the learner has one of them
+    advantage = RoleConditionedAdvantage(decay=0.5)
+    result = advantage(of_learner([[4, 2], [6, -6], [0, 0]], [BOTH, SECOND, BOTH], roles=("same", "same")))
+    # 0; takes 4 -> 2, 2 -> 2; reads 2; takes -6 -> -2; reads -2
+    np.testing.assert_array_equal(result, [[4, 2], [np.nan, -8], [2, 2]])
+
+
+def test_the_rest_of_the_batch_is_the_learners():
+    result = LeaveOneOut()(of_learner([[3, -3], [5, -5], [-9, 9], [1, -1]], [BOTH, FIRST, SECOND, FIRST]))
+    # First seat 3, 5, 1: means of the others 3, 2, 4. Second seat -3, 9
+    np.testing.assert_array_equal(result, [[0, -12], [3, np.nan], [np.nan, 12], [-3, np.nan]])
+    alone = LeaveOneOut()(of_learner([[3, -3], [5, -5]], [FIRST, SECOND]))
+    np.testing.assert_array_equal(alone, [[3, np.nan], [np.nan, -5]])
+
+
+def test_raw_returns_are_the_learners():
+    np.testing.assert_array_equal(
+        RawReturns()(of_learner([[1, -1], [2, -2]], [FIRST, NEITHER])), [[1, np.nan], [np.nan] * 2]
+    )
+
+
+@pytest.mark.parametrize("name", ["rae", "shared", "leave_one_out", "none"])
+def test_all_seats_are_the_default(name):
+    batch = random_two_games(np.random.default_rng(5), 40)
+    assert (batch.learner == ~np.isnan(batch.returns)).all()
+    told = replace(batch, learner=~np.isnan(batch.returns))
+    np.testing.assert_array_equal(make_advantage(name)(batch), make_advantage(name)(told))

@@ -1,21 +1,16 @@
 """The benchmarks run, and write what they print."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
+from scripts import ROOT, load_script
 
 from spiral_trl.errors import UsageError
 
 
 @pytest.fixture
 def games():
-    path = Path(__file__).resolve().parent.parent / "benchmarks" / "games.py"
-    spec = importlib.util.spec_from_file_location("benchmark_games", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "benchmarks" / "games.py")
 
 
 def test_games_are_timed_by_both_paths(games, tmp_path, capsys):

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any, Literal
 
 import pytest
+from scripts import run_python
 from trl import GRPOConfig
 
 from spiral_trl.cli import RecipeParser, run_recipe
@@ -256,12 +257,7 @@ run_recipe(main)
 def launch(tmp_path, *flags, **environment):
     script = tmp_path / "recipe.py"
     script.write_text(SCRIPT)
-    return subprocess.run(
-        [sys.executable, str(script), *flags],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
-    )
+    return run_python(script, *flags, **environment)
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,14 @@
 import ast
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from scripts import ROOT, printed_by
 
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "spiral_trl"
 
 # Top to bottom: a module imports only from those above it, or from its own folder.
@@ -128,9 +127,7 @@ HEAVY = ("torch", "transformers", "datasets", "trl", "accelerate", "matplotlib")
 @pytest.mark.parametrize("module", ["records", "stats", "ratings", "games", "players.bots", "advantages", "errors"])
 def test_what_needs_no_model_imports_no_heavy_library(module):
     code = f"import sys, spiral_trl.{module}; print([name for name in {HEAVY!r} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == "[]\n"
+    assert printed_by(code) == "[]"
 
 
 def tracked() -> list[Path]:

@@ -238,3 +238,12 @@ def test_batches_are_concatenated_in_any_order():
         assert sample.turn.index == batch.turn_index[at]
     turned = EpisodeBatch.concatenate([one], order=np.array([3, 2, 1, 0]))
     assert turned.episodes() == numbered(one.episodes()[::-1])
+
+
+def test_the_learners_seats_go_with_their_games():
+    one = play("kuhn_poker", [RandomPlayer()] * 2, range(3))
+    assert one.outcomes.learner.all()
+    solo = EpisodeBatch.from_episodes([episode(0, [Step(turn(), Reply("x"))], game="solo", returns=(2.0,))])
+    marked = replace(one, outcomes=replace(one.outcomes, learner=np.array([[1, 0], [0, 1], [0, 0]], dtype=bool)))
+    batch = EpisodeBatch.concatenate([marked, solo], order=np.array([3, 0, 1, 2]))
+    assert batch.outcomes.learner.tolist() == [[False, True], [False, False], [True, False], [True, False]]

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from toy_games import Pennies, TreeGame
+from toy_players import Scripted
 
 from spiral_trl.errors import PlayerError, PlayError
 from spiral_trl.games import make_game, tabulate
@@ -13,28 +14,6 @@ from spiral_trl.players.language_model import LanguageModelPlayer
 from spiral_trl.players.search import MinimaxPlayer
 from spiral_trl.records import Ending, Reply
 from spiral_trl.rollout import IllegalMoves, Match, play, play_matches
-
-
-class Scripted:
-    """Replies to the n-th turn of every game with the n-th text, the last one over and over. Notes what it was asked."""
-
-    def __init__(self, *texts, name="scripted", speculative=True):
-        self.texts = texts
-        self.name = name
-        self.speculative = speculative
-        self.asked = []  # one list of turns for each call
-
-    def _reply(self, index):
-        return Reply(self.texts[min(index, len(self.texts) - 1)])
-
-    def reply(self, turns):
-        self.asked.append(list(turns))
-        return [self._reply(turn.index) for turn in turns]
-
-    def sample(self, turns, which, seeds, index):
-        self.asked.append([turns[w] for w in which])
-        pairs, of = np.unique(np.stack([which, index]), axis=1, return_inverse=True)
-        return [self._reply(i) for i in pairs[1]], of.reshape(-1)
 
 
 class Plain:

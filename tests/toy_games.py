@@ -1,8 +1,34 @@
-"""Small games in the form of the package, for tests: any tree, and one with simultaneous turns."""
+"""Small games in the form of the package, for tests: any tree, one with simultaneous turns, OpenSpiel's as tables; and
+chance that follows a script."""
+
+import numpy as np
+import pyspiel
 
 from spiral_trl.games.chance import SeededChance
 from spiral_trl.games.parsing import parse_action
+from spiral_trl.games.table import CHANCE, DECISION, TERMINAL, GameTable
 from spiral_trl.records import Ending, Parsed, Turn
+
+
+class EndOfScript(Exception):
+    """Its argument is what was asked: the probabilities."""
+
+
+class Script:
+    """Chance that follows a list of outcomes, then gives `rest` or raises [`EndOfScript`]; records what it was asked."""
+
+    def __init__(self, outcomes=(), rest=None):
+        self.outcomes = list(outcomes)
+        self.rest = rest
+        self.asked = []
+
+    def choose(self, probabilities):
+        self.asked.append(tuple(probabilities))
+        if len(self.asked) <= len(self.outcomes):
+            return self.outcomes[len(self.asked) - 1]
+        if self.rest is None:
+            raise EndOfScript(list(probabilities))
+        return self.rest
 
 
 class TreeGame:
@@ -104,3 +130,67 @@ class Pennies:
     def returns(self):
         total = sum(1 if even == odd else -1 for even, odd in self.played)
         return (float(total), -float(total))
+
+
+def openspiel_table(name: str) -> GameTable:
+    """The tree of an OpenSpiel game as a table; turns are its information states."""
+    game = pyspiel.load_game(name)
+    players = game.num_players()
+    kind, turn_of, player_of, children, chances, returns = [], [], [], [], [], []
+    turns: dict[str, Turn] = {}
+    order: dict[str, int] = {}
+
+    def grow(state) -> int:
+        node = len(kind)
+        kind.append(TERMINAL if state.is_terminal() else CHANCE if state.is_chance_node() else DECISION)
+        turn_of.append(-1)
+        player_of.append(-1)
+        children.append({})
+        chances.append(())
+        returns.append([np.nan] * players)
+        if state.is_terminal():
+            returns[node] = state.returns()
+        elif state.is_chance_node():
+            chances[node] = tuple(p for _, p in state.chance_outcomes())
+            for column, (action, _) in enumerate(state.chance_outcomes()):
+                children[node][column] = grow(state.child(action))
+        else:
+            player = state.current_player()
+            key = state.information_state_string()
+            if key not in turns:
+                legal = tuple(str(action) for action in state.legal_actions())
+                turns[key] = Turn(name, 0, 0, 0, player, str(player), (), legal, infoset=key)
+                order[key] = len(order)
+            turn_of[node], player_of[node] = order[key], player
+            for action in state.legal_actions():
+                children[node][action] = grow(state.child(action))
+        return node
+
+    grow(game.new_initial_state())
+    actions = tuple(str(action) for action in range(game.num_distinct_actions()))
+    outcomes = max(len(row) for row in chances)
+    child = np.full((len(kind), max(len(actions), outcomes)), -1)
+    cdf = np.zeros((len(kind), max(1, outcomes)))
+    for node in range(len(kind)):
+        for column, target in children[node].items():
+            child[node, column] = target
+        if chances[node]:
+            cdf[node] = 1.0
+            cdf[node, : len(chances[node])] = np.cumsum(chances[node])
+    return GameTable(
+        name=f"openspiel:{name}",
+        num_players=players,
+        roles=tuple(str(p) for p in range(players)),
+        worst_returns=(game.min_utility(),) * players,
+        actions=actions,
+        turns=tuple(turns.values()),
+        games=(),
+        kind=np.array(kind),
+        turn=np.array(turn_of),
+        player=np.array(player_of),
+        child=child,
+        cdf=cdf,
+        returns=np.array(returns),
+        truncated=np.zeros(len(kind), dtype=bool),
+        depth=game.max_game_length(),
+    )

@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: how often it finds a best move, in games that can be solved (default: auto)",
     )
-    parser.add_argument("--samples", type=int, metavar="K", help="sample K replies for each turn of the game instead")
+    parser.add_argument(
+        "--samples", type=int, metavar="K", help="sample K replies of a model for each turn instead of computing them"
+    )
     add_game_arguments(parser, pairs=256)
 
 

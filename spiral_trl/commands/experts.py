@@ -82,13 +82,14 @@ def run(options: argparse.Namespace) -> None:
 
     card = write_dataset_card(options.output, "spiral-trl " + " ".join(shlex.quote(part) for part in sys.argv[1:]))
     print_table(
-        f"{state.total:,} decisions in {state.seconds:.1f} s: {options.output}    card: {card}",
+        "decisions by game",
         ["game", "expert", "rows", "of games", "games played"],
         [
             [game, state.players[game], f"{n:,}", f"{state.kept_games[game]:,}", f"{state.played[game]:,}"]
             for game, n in state.rows.items()
         ],
     )
+    print(f"\n{state.total:,} decisions in {state.seconds:.1f} s: {options.output}    card: {card}")
     if options.json is not None:
         with usage_errors():
             options.json.write_text((options.output / "experts.json").read_text(encoding="utf-8"), encoding="utf-8")

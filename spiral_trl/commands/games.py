@@ -12,7 +12,7 @@ from ..games.registry import first_turns, game_source, parse_name, source_names
 from .loading import check_file
 
 
-HELP = "List the games, or show one: its parameters, its seats, and the first turn as a player reads it."
+HELP = "List the games, or show one: seats, parameters and the first turn as a player reads it."
 EXAMPLES = """  spiral-trl games
   spiral-trl games "kuhn_poker(rounds=5)"
   spiral-trl games --source openspiel"""
@@ -47,10 +47,9 @@ def run(options: argparse.Namespace) -> None:
 def _show(name: str, seed: int) -> dict:
     game = make_game(name)
     asked = first_turns(name, seed)
-    _, parameters = parse_name(name)
+    parameters = parse_name(name)[1]
     print(f"{game.name}: {game.num_players} seats ({', '.join(game.roles)})")
-    if parameters:
-        print(f"parameters: {', '.join(f'{key}={value}' for key, value in parameters.items())}")
+    print(f"parameters: {', '.join(f'{key}={value}' for key, value in parameters.items()) or 'none'}")
     turns = []
     for turn in asked:
         text = turn.messages[-1]["content"]

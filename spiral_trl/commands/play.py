@@ -142,7 +142,7 @@ def _print_game(episode: Episode, players: Sequence[Player], prompts: bool) -> N
             print(_indented("\n\n".join(message["content"] for message in turn.messages), "  > "))
         said = _short(reply.action) if reply.action is not None else f"no legal action: {_short(reply.error or '')}"
         print(f"  {turn.role}: {said}")
-        if said != reply.text.strip() and reply.text.strip() != f"[{said}]":
+        if reply.text.strip() not in (said, f"[{said}]", f"\\boxed{{{said}}}"):
             print(_indented(reply.text, "    | "))
         if isinstance(players[turn.player], HumanPlayer):
             best = _best(turn, solvers)

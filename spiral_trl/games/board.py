@@ -13,18 +13,16 @@ The observation is one of three:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pyspiel
 
-from ..records import Ending, Message, Parsed, Turn
-from .chance import Chance
-from .parsing import parse_action
+from ..records import Message
+from .sequential import ROLES, SequentialGame, action_request
 from .solver_state import SolverState
 
 
-ROLES = ("player 0", "player 1")
 MARKS = ("X", "O")
 OBSERVATIONS = ("words", "latest", "compact")
 
@@ -119,98 +117,54 @@ class Board:
             choice = self._choices[numbers] = _Choice(
                 legal,
                 dict(zip(legal, numbers, strict=True)),
-                f"It is your turn. Choose {choices}. End your reply with exactly one action in square brackets, for "
-                f"example {listed[-1]}; \\boxed{{{legal[-1]}}} is accepted too.",
+                action_request(choices, legal[-1]),
             )
         return choice
 
 
-class BoardGame:
-    """A board game in words; a [`~spiral_trl.games.base.Game`]. Subclasses give the [`Board`]."""
-
-    num_players = 2
-    roles: tuple[str, ...] = ROLES
-    worst_returns: tuple[float, ...] = (-1.0, -1.0)
+class BoardGame(SequentialGame[_Position]):
+    """A board game in words; there is no chance. Subclasses give the [`Board`]."""
 
     def __init__(self, board: Board):
+        super().__init__(board.name)
         self._board = board
-        self.name = board.name
-        self.ending: Ending | None = None
-        self._seed = 0
+        self._state = board.engine.new_initial_state()
         self._moves: list[str] = []
         self._told = ""
-        self._state: pyspiel.State | None = None
-        self._position: _Position | None = None
 
-    def reset(self, seed: int, chance: Chance | None = None) -> None:
-        """The empty board. There is no chance: `seed` is only handed on to the players."""
-        self._seed = seed
+    def _deal(self) -> None:
+        """The empty board."""
         self._moves = []
         self._told = ""
         self._state = self._board.engine.new_initial_state()
         self._position = self._board.position(self._state)
-        self.ending = None
 
-    def _asked(self) -> tuple[pyspiel.State, _Position]:
-        if self._state is None or self._position is None:
-            raise ValueError(
-                f"{self.name}: nobody is asked; {'the game is over' if self.ending else 'reset it first'}"
-            )
-        return self._state, self._position
+    def _mover(self, position: _Position) -> int:
+        return position.player
 
-    def turns(self) -> Sequence[Turn]:
-        """The seat to move, or nobody once the game is over."""
-        if self.ending is not None:
-            return ()
-        state, position = self._asked()
-        player, messages, infoset = position.player, position.messages, position.infoset
-        if self._board.observation == "words":
-            content = f"{self._board.introductions[player]}Moves so far: {self._told or 'none'}.\n{position.tail}"
-            messages = (Message(role="user", content=content),)
-            infoset = f"{player}|{' '.join(self._moves)}"
-        return (
-            Turn(
-                game=self.name,
-                episode=0,
-                seed=self._seed,
-                index=len(self._moves),
-                player=player,
-                role=ROLES[player],
-                messages=messages,
-                legal_actions=position.choice.legal,
-                infoset=infoset,
-                state=SolverState(state, position.choice.actions),
-            ),
-        )
+    def _legal(self, position: _Position) -> Mapping[str, int]:
+        return position.choice.actions
 
-    def parse(self, player: int, text: str) -> Parsed:
-        """The action that `text` names for the seat that is asked."""
-        _, position = self._asked()
-        if player != position.player:
-            raise ValueError(f"{self.name}: player {position.player} is asked, not player {player}")
-        return parse_action(text, position.choice.legal)
+    def _messages(self, position: _Position, player: int) -> tuple[Message, ...]:
+        return position.messages or super()._messages(position, player)
 
-    def step(self, actions: Mapping[int, str]) -> None:
-        """Plays the action of the seat that is asked."""
-        state, position = self._asked()
-        action = actions.get(position.player, "")
-        choice = position.choice
-        if len(actions) != 1 or action not in choice.actions:
-            raise ValueError(
-                f"{self.name}: player {position.player} may play {' or '.join(choice.legal)}, not {dict(actions)}"
-            )
+    def _observation(self, position: _Position, player: int) -> str:
+        return f"{self._board.introductions[player]}Moves so far: {self._told or 'none'}.\n{position.tail}"
+
+    def _infoset(self, position: _Position, player: int) -> str:
+        """`player|moves` in `words`, `player|board` where the prompt tells the position alone."""
+        return f"{player}|{' '.join(self._moves)}" if self._board.observation == "words" else position.infoset
+
+    def _attached(self, position: _Position, player: int) -> SolverState:
+        return SolverState(self._state, position.choice.actions)
+
+    def _play(self, position: _Position, player: int, action: str) -> None:
         # A child and no change in place: turns that were handed out stand where they stood
-        self._state = state = state.child(choice.actions[action])
+        self._state = self._state.child(position.choice.actions[action])
         self._moves.append(action)
-        self._told += f"{', ' if self._told else ''}{ROLES[position.player]} {self._board.move} {action}"
-        if state.is_terminal():
-            self.ending = Ending.TERMINAL
-            self._position = None
+        self._told += f"{', ' if self._told else ''}{ROLES[player]} {self._board.move} {action}"
+        if self._state.is_terminal():
+            # +1 for the winner and -1 for the loser; 0 for both at a draw
+            self._end(self._state.returns())
         else:
-            self._position = self._board.position(state)
-
-    def returns(self) -> tuple[float, ...]:
-        """+1 for the winner and -1 for the loser; 0 for both at a draw."""
-        if self.ending is None or self._state is None:
-            raise ValueError(f"{self.name}: the game is not over")
-        return tuple(self._state.returns())
+            self._position = self._board.position(self._state)

@@ -33,15 +33,12 @@ from typing import Any, NamedTuple
 import pyspiel
 
 from ..names import Parameter
-from ..records import Ending, Message, Parsed, Turn
-from .chance import Chance, SeededChance
-from .parsing import parse_action
 from .registry import format_name, parse_name, register
+from .sequential import ROLES, SequentialGame, action_request
 from .solver_state import SolverState
 
 
 RANKS = ("2", "3", "4", "5", "6", "7", "8", "9", "10", "J", "Q", "K")
-ROLES = ("player 0", "player 1")
 _PAST_TENSE = {"check": "checked", "bet": "bet", "call": "called", "fold": "folded"}
 
 
@@ -51,8 +48,7 @@ class _Node:
 
     history: tuple[str, ...]
     mover: int
-    actions: Mapping[str, int]
-    legal: tuple[str, ...]
+    actions: Mapping[str, int]  # none at the end
     chips: int  # won by the opener, at the end of the hand
     state: pyspiel.State | None  # OpenSpiel's, which has three cards only
     children: dict[str, _Node] = field(default_factory=dict)
@@ -68,10 +64,10 @@ def _deals(cards: int) -> dict[tuple[int, int], _Node]:
                 chips = 1 if len(history) == 2 else -1
             else:
                 chips = (2 if history[-1] == "call" else 1) * (1 if deal[0] > deal[1] else -1)
-            return _Node(history, -1, {}, (), chips, state)
+            return _Node(history, -1, {}, chips, state)
         words = ("fold", "call") if "bet" in history else ("check", "bet")
         actions = {word: action for action, word in enumerate(words)}
-        node = _Node(history, len(history) % 2, actions, words, 0, state)
+        node = _Node(history, len(history) % 2, actions, 0, state)
         for word, action in actions.items():
             node.children[word] = grow(deal, (*history, word), None if state is None else state.child(action))
         return node
@@ -179,8 +175,9 @@ def _told(opener: int, history: Sequence[str]) -> str:
     return ", ".join(f"player {(opener + i) % 2} {_PAST_TENSE[action]}" for i, action in enumerate(history))
 
 
-class KuhnPoker:
-    """Kuhn poker in words; a [`~spiral_trl.games.base.Game`].
+class KuhnPoker(SequentialGame[_Node]):
+    """Kuhn poker in words; a [`~spiral_trl.games.base.Game`]. Each hand is two choices of chance: the opener's card, then
+    the other's among those left.
 
     Args:
         rounds (`int`, *optional*, defaults to `1`): Hands in the match, 1 to 100. Player 0 opens hand 1, player 1 hand
@@ -200,9 +197,6 @@ class KuhnPoker:
             fill it: 9, 10, J, Q, K for the 5 of the paper's harder variant.
     """
 
-    num_players = 2
-    roles: tuple[str, ...] = ROLES
-
     def __init__(
         self,
         rounds: int = 1,
@@ -213,27 +207,17 @@ class KuhnPoker:
         cards: int = 3,
     ):
         self._setup = _setup(rounds, rules, payoff, observation, seat_bonus, cards)
-        self.name = self._setup.name
-        self.worst_returns: tuple[float, ...] = self._setup.worst_returns
-        self.ending: Ending | None = None
-        self._seed = 0
-        self._index = 0
+        super().__init__(self._setup.name)
+        self.worst_returns = self._setup.worst_returns
         self._finished: list[_Hand] = []
-        self._chance: Chance = SeededChance(0)
         self._cards = ("", "")
         self._opener = 0
-        self._node: _Node | None = None
-
-    def reset(self, seed: int, chance: Chance | None = None) -> None:
-        """Deals the first hand. One choice per card: the opener's, then the other's among those left."""
-        self._seed = seed
-        self._index = 0
-        self._finished = []
-        self._chance = SeededChance(seed) if chance is None else chance
-        self.ending = None
-        self._deal()
 
     def _deal(self) -> None:
+        self._finished = []
+        self._deal_hand()
+
+    def _deal_hand(self) -> None:
         ranks = self._setup.deck
         left = list(range(len(ranks)))
         first = left.pop(self._chance.choose((1 / len(left),) * len(left)))
@@ -241,43 +225,22 @@ class KuhnPoker:
         self._opener = (len(self._finished) + self._setup.spiral) % 2
         cards = (ranks[first], ranks[second])
         self._cards = (cards[1], cards[0]) if self._opener else cards
-        self._node = _deals(len(ranks))[first, second]
+        self._position = _deals(len(ranks))[first, second]
 
-    def _asked(self) -> tuple[_Node, int]:
-        """The current point of the hand and the seat that moves."""
-        if self._node is None:
-            raise ValueError(
-                f"{self.name}: nobody is asked; {'the game is over' if self.ending else 'reset it first'}"
-            )
-        return self._node, (self._node.mover + self._opener) % 2
+    def _mover(self, position: _Node) -> int:
+        return (position.mover + self._opener) % 2
 
-    def turns(self) -> Sequence[Turn]:
-        """The seat to move, or nobody once the game is over."""
-        if self.ending is not None:
-            return ()
-        node, player = self._asked()
+    def _legal(self, position: _Node) -> Mapping[str, int]:
+        return position.actions
+
+    def _attached(self, position: _Node, player: int) -> SolverState | None:
         setup = self._setup
         # OpenSpiel solves for chips. One hand played for its sign, or by the released rules, is another game.
-        solvable = node.state is not None and not setup.spiral and (setup.chips or setup.rounds > 1)
-        message: Message = {"role": "user", "content": self._observation(player, node)}
-        return (
-            Turn(
-                game=self.name,
-                episode=0,
-                seed=self._seed,
-                index=self._index,
-                player=player,
-                role=ROLES[player],
-                messages=(message,),
-                legal_actions=node.legal,
-                infoset=self._infoset(player, node),
-                state=SolverState(node.state, node.actions, "hand" if setup.rounds > 1 else None)
-                if solvable
-                else None,
-            ),
-        )
+        if position.state is None or setup.spiral or not (setup.chips or setup.rounds > 1):
+            return None
+        return SolverState(position.state, position.actions, "hand" if setup.rounds > 1 else None)
 
-    def _infoset(self, player: int, node: _Node) -> str | None:
+    def _infoset(self, position: _Node, player: int) -> str | None:
         """`player|card|history`; in a match one `card|history|other card or ?` for each finished hand comes before.
 
         `None` where the prompt leaves out finished hands and so does not tell it.
@@ -285,13 +248,13 @@ class KuhnPoker:
         if self._setup.observation == "latest" and self._setup.rounds > 1:
             return None
         seen = [f"{hand.cards[player]}|{' '.join(hand.history)}|{hand.shown_to(player)}" for hand in self._finished]
-        seen.append(f"{self._cards[player]}|{' '.join(node.history)}")
+        seen.append(f"{self._cards[player]}|{' '.join(position.history)}")
         return f"{player}|{' / '.join(seen)}"
 
-    def _observation(self, player: int, node: _Node) -> str:
+    def _observation(self, position: _Node, player: int) -> str:
         card = self._cards[player]
         if self._setup.observation == "compact":
-            return f"player {player} card {card} history {' '.join(node.history) or 'none'}"
+            return f"player {player} card {card} history {' '.join(position.history) or 'none'}"
         parts = [self._setup.introductions[player]]
         if self._finished:
             if self._setup.observation == "words":
@@ -299,12 +262,10 @@ class KuhnPoker:
             total = sum(hand.chips for hand in self._finished)
             parts.append(f"Chips so far: player 0 {total:+d}, player 1 {-total:+d}.\n")
         where = "" if self._setup.rounds == 1 else f"Hand {len(self._finished) + 1}: "
-        listed = " or ".join(f"[{action}]" for action in node.legal)
-        example = node.legal[-1]
+        listed = [f"[{action}]" for action in position.actions]
         parts.append(
-            f"{where}Your card is {card}. Moves so far: {_told(self._opener, node.history) or 'none'}.\n"
-            f"It is your turn. Choose {listed}. End your reply with exactly one action in square brackets, "
-            f"for example [{example}]; \\boxed{{{example}}} is accepted too."
+            f"{where}Your card is {card}. Moves so far: {_told(self._opener, position.history) or 'none'}.\n"
+            f"{action_request(' or '.join(listed), list(position.actions)[-1])}"
         )
         return "".join(parts)
 
@@ -318,36 +279,22 @@ class KuhnPoker:
             f"player {winner} won {_chips(abs(hand.chips))}.\n"
         )
 
-    def parse(self, player: int, text: str) -> Parsed:
-        """The action that `text` names for the seat that is asked."""
-        node, asked = self._asked()
-        if player != asked:
-            raise ValueError(f"{self.name}: player {asked} is asked, not player {player}")
-        return parse_action(text, node.legal)
-
-    def step(self, actions: Mapping[int, str]) -> None:
-        """Plays the action of the seat that is asked; deals the next hand or ends the match after a hand's last."""
-        node, player = self._asked()
-        if list(actions) != [player] or actions[player] not in node.children:
-            raise ValueError(f"{self.name}: player {player} may play {' or '.join(node.legal)}, not {dict(actions)}")
-        self._index += 1
-        self._node = node = node.children[actions[player]]
-        if node.legal:
+    def _play(self, position: _Node, player: int, action: str) -> None:
+        """Deals the next hand or ends the match after a hand's last action."""
+        self._position = node = position.children[action]
+        if node.actions:
             return
         chips = -node.chips if self._opener else node.chips
         if self._setup.spiral:
             chips = 1 if chips > 0 else -1
         self._finished.append(_Hand(self._opener, self._cards, node.history, chips))
         if len(self._finished) == self._setup.rounds:
-            self.ending = Ending.TERMINAL
-            self._node = None
+            self._end(self._totals())
         else:
-            self._deal()
+            self._deal_hand()
 
-    def returns(self) -> tuple[float, ...]:
+    def _totals(self) -> tuple[float, float]:
         """Chips or sign, by `payoff`."""
-        if self.ending is None:
-            raise ValueError(f"{self.name}: the game is not over")
         total = sum(hand.chips for hand in self._finished)
         if self._setup.chips:
             value = float(total + self._setup.seat_bonus)

@@ -16,7 +16,8 @@ import pyspiel
 
 from ..names import Parameter
 from .registry import format_name, parse_name, register
-from .worded import ROLES, WordedGame, action_request
+from .sequential import ROLES, action_request
+from .worded import WordedGame
 
 
 CARDS = ("J", "Q", "K")
@@ -80,13 +81,13 @@ class LeducPoker(WordedGame):
         """The seat's own card, and the public one once it is shown."""
         return CARDS[self._dealt[player]], CARDS[self._dealt[2]] if len(self._dealt) > 2 else None
 
-    def _infoset(self, player: int) -> str:
+    def _infoset(self, position: pyspiel.State, player: int) -> str:
         """`player|card|actions of round 1`, then `|public card|actions of round 2`."""
         card, public = self._cards(player)
         rounds = [" ".join(action for _, action in moves) for moves in self._rounds]
         return "|".join([str(player), card, rounds[0], *([] if public is None else [public, rounds[1]])])
 
-    def _observation(self, player: int, legal: tuple[str, ...]) -> str:
+    def _observation(self, position: pyspiel.State, player: int) -> str:
         card, public = self._cards(player)
         if self._compact:
             first, second = (" ".join(action for _, action in moves) or "none" for moves in [*self._rounds, []][:2])
@@ -100,6 +101,7 @@ class LeducPoker(WordedGame):
             lines.append(f"The public card is {public}. Moves of round 2: {told[1]}.\n")
         put_in = self._put_in()
         lines.append(f"Chips put in so far: {put_in[player]} by you, {put_in[1 - player]} by player {1 - player}.\n")
+        legal = list(self._actions)
         actions = [f"[{action}]" for action in legal]
         return "".join(
             [
@@ -118,10 +120,10 @@ class LeducPoker(WordedGame):
                     chips[seat] = max(chips) + (size if action == "raise" else 0)
         return chips
 
-    def returns(self) -> tuple[float, ...]:
+    def _totals(self, end: pyspiel.State) -> list[float]:
         """Chips or sign, by `payoff`."""
-        chips = super().returns()
-        return chips if self._chips else tuple(float((value > 0) - (value < 0)) for value in chips)
+        chips = super()._totals(end)
+        return chips if self._chips else [(value > 0) - (value < 0) for value in chips]
 
 
 register(

@@ -16,7 +16,8 @@ import pyspiel
 
 from ..names import Parameter
 from .registry import format_name, register
-from .worded import ROLES, WordedGame, action_request
+from .sequential import ROLES, action_request
+from .worded import WordedGame
 
 
 _SPELLED_BID = re.compile(r"(\d)\s*[x×*]\s*(\d)", re.IGNORECASE | re.ASCII)
@@ -69,15 +70,16 @@ class LiarsDice(WordedGame):
         rolled = self._dealt[player * self._numdice : (player + 1) * self._numdice]
         return " ".join(str(face + 1) for face in sorted(rolled))
 
-    def _infoset(self, player: int) -> str:
+    def _infoset(self, position: pyspiel.State, player: int) -> str:
         """`player|own dice, sorted|all bids`."""
         bids = ", ".join(bid for _, bid in self._rounds[0])
         return f"{player}|{self._dice(player)}|{bids}"
 
-    def _observation(self, player: int, legal: tuple[str, ...]) -> str:
+    def _observation(self, position: pyspiel.State, player: int) -> str:
         made = self._rounds[0]
         if self._compact:
             return f"player {player} dice {self._dice(player)} bids {' '.join(bid for _, bid in made) or 'none'}"
+        legal = list(self._actions)
         bids = [action for action in legal if action != "liar"]
         choices = []
         if bids:

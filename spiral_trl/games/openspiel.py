@@ -31,7 +31,7 @@ from ..records import Ending, Message, Parsed, Turn
 from .base import Game
 from .chance import Chance, SeededChance
 from .openspiel_names import load, zero_sum_names
-from .parsing import parse_action
+from .parsing import how_to_reply, parse_action
 from .registry import register_source
 from .solver_state import SolverState
 
@@ -283,9 +283,8 @@ class OpenSpielGame:
         situation, key = self._situation(state, player)
         together = "Choose at the same time as the others" if len(self._actions) > 1 else "It is your turn"
         content = (
-            f"You are {self.roles[player]} {setup.introduction}{situation}{together}. {_choices(legal)} End your reply "
-            f"with exactly one action in square brackets, for example [{legal[-1]}]; "
-            f"\\boxed{{{legal[-1]}}} is accepted too."
+            f"You are {self.roles[player]} {setup.introduction}{situation}{together}. {_choices(legal)} "
+            f"{how_to_reply(legal[-1])}"
         )
         sequential = not state.is_simultaneous_node()
         return Turn(

@@ -41,6 +41,14 @@ class Stated:
     error: str | None = None
 
 
+def how_to_reply(example: str) -> str:
+    """The last sentence of a prompt, for what [`parse_action`] reads."""
+    return (
+        f"End your reply with exactly one action in square brackets, for example [{example}]; \\boxed{{{example}}} is "
+        "accepted too."
+    )
+
+
 def after_reasoning(text: str) -> str | None:
     """What follows the last `</think>`: all of a reply without reasoning, `None` where the reasoning was not
     finished."""

@@ -8,18 +8,17 @@ without what happened), `compact` (one line of digits and few words, such as
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 import pyspiel
 
 from ..names import Parameter
-from ..records import Ending, Message, Parsed, Turn
+from ..records import Ending
 from .board import OBSERVATIONS
-from .chance import Chance, SeededChance
-from .parsing import parse_action
 from .registry import format_name, parse_name, register
+from .sequential import SequentialGame, action_request
 from .solver_state import SolverState
 
 
@@ -72,8 +71,8 @@ def _setup(target: int, players: int, horizon: int, observation: str) -> _Setup:
     )
 
 
-class Pig:
-    """Pig; a [`~spiral_trl.games.base.Game`].
+class Pig(SequentialGame[pyspiel.State]):
+    """Pig; a [`~spiral_trl.games.base.Game`]. A roll is one choice of chance: die faces 1 to 6.
 
     A game to 100 takes about 130 choices between random players: play it with `max_turns` of
     [`~spiral_trl.rollout.play`] well above its default of 50.
@@ -88,15 +87,10 @@ class Pig:
 
     def __init__(self, target: int = 100, players: int = 2, horizon: int = 1000, observation: str = "words"):
         self._setup = _setup(target, players, horizon, observation)
-        self.name = self._setup.name
+        super().__init__(self._setup.name)
         self.num_players = players
-        self.roles: tuple[str, ...] = self._setup.roles
-        self.worst_returns: tuple[float, ...] = (-1.0 / (players - 1),) * players
-        self.ending: Ending | None = None
-        self._seed = 0
-        self._index = 0
-        self._chance: Chance = SeededChance(0)
-        self._state: pyspiel.State | None = None
+        self.roles = self._setup.roles
+        self.worst_returns = (-1.0 / (players - 1),) * players
         self._player = 0
         self._scores = [0] * players
         self._turn_total = 0
@@ -105,56 +99,33 @@ class Pig:
         self._key = ""
         self._rolls: list[str] = []
 
-    def reset(self, seed: int, chance: Chance | None = None) -> None:
-        """Scores of 0. One choice of chance per roll: die faces 1 to 6."""
-        self._seed = seed
-        self._index = 0
-        self._chance = SeededChance(seed) if chance is None else chance
-        self._state = self._setup.engine.new_initial_state()
+    def _deal(self) -> None:
+        """Scores of 0."""
+        self._position = self._setup.engine.new_initial_state()
         self._player = 0
         self._scores = [0] * self.num_players
         self._turn_total = 0
         self._told = self._key = ""
         self._rolls = []
-        self.ending = None
 
-    def _asked(self) -> tuple[pyspiel.State, Mapping[str, int]]:
-        if self._state is None or self.ending is not None:
-            raise ValueError(
-                f"{self.name}: nobody is asked; {'the game is over' if self.ending else 'reset it first'}"
-            )
+    def _mover(self, position: pyspiel.State) -> int:
+        return self._player
+
+    def _legal(self, position: pyspiel.State) -> Mapping[str, int]:
         reached = self._scores[self._player] + self._turn_total >= self._setup.target
-        return self._state, _HOLD if reached else _ROLL_OR_HOLD
+        return _HOLD if reached else _ROLL_OR_HOLD
 
-    def turns(self) -> Sequence[Turn]:
-        """The seat to choose, or nobody once the game is over."""
-        if self.ending is not None:
-            return ()
-        state, actions = self._asked()
-        player = self._player
-        return (
-            Turn(
-                game=self.name,
-                episode=0,
-                seed=self._seed,
-                index=self._index,
-                player=player,
-                role=self.roles[player],
-                messages=(Message(role="user", content=self._content()),),
-                legal_actions=tuple(actions),
-                infoset=self._infoset(),
-                state=SolverState(state, actions),
-            ),
-        )
+    def _attached(self, position: pyspiel.State, player: int) -> SolverState:
+        return SolverState(position, self._legal(position))
 
-    def _infoset(self) -> str:
+    def _infoset(self, position: pyspiel.State, player: int) -> str:
         """`player|turns/...` in `words`, where a turn is its rolls and `h` for hold; else `player|scores|turn total`."""
         if self._setup.observation == "words":
-            return f"{self._player}|{self._key}{''.join(self._rolls)}"
-        return f"{self._player}|{' '.join(map(str, self._scores))}|{self._turn_total}"
+            return f"{player}|{self._key}{''.join(self._rolls)}"
+        return f"{player}|{' '.join(map(str, self._scores))}|{self._turn_total}"
 
-    def _content(self) -> str:
-        player, setup = self._player, self._setup
+    def _observation(self, position: pyspiel.State, player: int) -> str:
+        setup = self._setup
         following = [(player + step) % self.num_players for step in range(1, self.num_players)]
         if setup.observation == "compact":
             width = len(str(setup.target))
@@ -165,31 +136,17 @@ class Pig:
         if setup.observation == "words":
             now = f"{self.roles[player]} rolled {' '.join(self._rolls)}" if self._rolls else ""
             told = f"So far: {'; '.join(filter(None, (self._told, now))) or 'nothing'}.\n"
-        choice = " or ".join(f"[{action}]" for action in self._asked()[1])
+        choice = " or ".join(f"[{action}]" for action in self._legal(position))
         others = "".join(f", player {other} has {self._scores[other]}" for other in following)
         return (
             f"{setup.introductions[player]}{told}"
             f"Scores: you have {self._scores[player]}{others}. Your turn total is {self._turn_total}.\n"
-            f"It is your turn. Choose {choice}. End your reply with exactly one action in square brackets, "
-            "for example [hold]; \\boxed{hold} is accepted too."
+            f"{action_request(choice, 'hold')}"
         )
 
-    def parse(self, player: int, text: str) -> Parsed:
-        """The action that `text` names for the seat that is asked."""
-        _, actions = self._asked()
-        if player != self._player:
-            raise ValueError(f"{self.name}: player {self._player} is asked, not player {player}")
-        return parse_action(text, tuple(actions))
-
-    def step(self, actions: Mapping[int, str]) -> None:
-        """Rolls or holds, for the seat that is asked."""
-        state, legal = self._asked()
-        player = self._player
-        action = actions.get(player, "")
-        if len(actions) != 1 or action not in legal:
-            raise ValueError(f"{self.name}: player {player} may play {' or '.join(legal)}, not {dict(actions)}")
-        state = state.child(legal[action])
-        self._index += 1
+    def _play(self, position: pyspiel.State, player: int, action: str) -> None:
+        """Rolls or holds."""
+        state = position.child(_ROLL_OR_HOLD[action])
         if action == "hold":
             self._scores[player] += self._turn_total
             self._pass_on("held", "h")
@@ -201,10 +158,11 @@ class Pig:
                 self._pass_on("", "")
             else:
                 self._turn_total += outcome + 1
-        self._state = state
+        self._position = state
         if state.is_terminal():
             won = max(self._scores) >= self._setup.target
-            self.ending = Ending.TERMINAL if won else Ending.TRUNCATED
+            # +1 for the winner; the others share -1 equally; 0 for all at the horizon
+            self._end(state.returns(), Ending.TERMINAL if won else Ending.TRUNCATED)
 
     def _pass_on(self, how: str, mark: str) -> None:
         rolled = f"rolled {' '.join(self._rolls)}" if self._rolls else ""
@@ -214,12 +172,6 @@ class Pig:
         self._rolls = []
         self._turn_total = 0
         self._player = (self._player + 1) % self.num_players
-
-    def returns(self) -> tuple[float, ...]:
-        """+1 for the winner; the others share -1 equally; 0 for all at the horizon."""
-        if self.ending is None or self._state is None:
-            raise ValueError(f"{self.name}: the game is not over")
-        return tuple(self._state.returns())
 
 
 register(

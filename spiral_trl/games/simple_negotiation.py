@@ -22,13 +22,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..names import Parameter
-from ..records import Ending, Message, Parsed, Turn
-from .chance import Chance, SeededChance
+from ..records import Parsed
 from .negotiation_offers import TALK_CHARS, Move, Notation, Offer, OfferSampler, lacking
+from .parsing import how_to_reply
 from .registry import format_name, parse_name, register
+from .sequential import ROLES, SequentialGame
 
-
-ROLES = ("player 0", "player 1")
 
 # Lowest and highest value of a unit: 20% about 5, 10, 15, 25, 40, 20, 30, 35, and no less than 5 nor more than 40.
 _VALUES = {
@@ -52,6 +51,18 @@ class _Holding(NamedTuple):
 
     def worth(self, quantities: Sequence[int]) -> int:
         return sum(value * n for value, n in zip(self.values, quantities, strict=True))
+
+
+class _Position(NamedTuple):
+    """Where a game stands: what the players started with, what they own now, and the offer that is open."""
+
+    holdings: tuple[_Holding, _Holding]
+    owned: tuple[tuple[int, ...], tuple[int, ...]]
+    offer: Offer | None
+
+    def gain(self, player: int) -> int:
+        holding = self.holdings[player]
+        return holding.worth(self.owned[player]) - holding.worth(holding.quantities)
 
 
 _RELEASED = (_Holding((5, 15), (10, 10)), _Holding((15, 5), (10, 10)))
@@ -136,8 +147,10 @@ def _introduction(player: int, names: tuple[str, ...], scale: int | None, values
     )
 
 
-class SimpleNegotiation:
+class SimpleNegotiation(SequentialGame[_Position]):
     """Trading in words; a [`~spiral_trl.games.base.Game`] with free-text actions.
+
+    Chance draws player 0's quantities, resource by resource, then its values, then player 1's; nothing for 2 resources.
 
     Actions are `Offer: GIVEN -> ASKED FOR`, `Accept`, `Deny` and `Pass`. `Accept` and `Deny` are legal while the other
     player's offer is open, `Pass` while none is, and an offer always: while one is open it denies it. What is asked
@@ -161,10 +174,6 @@ class SimpleNegotiation:
             untrusted text that can be no action. Models that reason without `<think>` would show that.
     """
 
-    num_players = 2
-    roles: tuple[str, ...] = ROLES
-    worst_returns: tuple[float, ...] = (-1.0, -1.0)
-
     def __init__(
         self,
         resources: int = 5,
@@ -174,33 +183,22 @@ class SimpleNegotiation:
         talk: str = "hidden",
     ):
         self._setup = _setup(resources, max_turns, payoff, observation, talk)
-        self.name = self._setup.name
-        self.ending: Ending | None = None
-        self._seed = 0
-        self._holdings: tuple[_Holding, _Holding] | None = None
-        self._owned: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+        super().__init__(self._setup.name)
         self._moves: list[Move] = []
-        self._open: Offer | None = None
 
-    def reset(self, seed: int, chance: Chance | None = None) -> None:
-        """Deals: player 0's quantities, resource by resource, then its values, then player 1's. Nothing is drawn
-        for 2 resources."""
-        self._seed = seed
-        chance = SeededChance(seed) if chance is None else chance
-        self.ending = None
+    def _deal(self) -> None:
         self._moves = []
-        self._open = None
-        self._holdings = self._deal(chance)
-        self._owned = (self._holdings[0].quantities, self._holdings[1].quantities)
+        holdings = self._holdings()
+        self._position = _Position(holdings, (holdings[0].quantities, holdings[1].quantities), None)
 
-    def _deal(self, chance: Chance) -> tuple[_Holding, _Holding]:
+    def _holdings(self) -> tuple[_Holding, _Holding]:
         names = self._setup.notation.resources
         if len(names) == 2:
             return _RELEASED
 
         def draw(low: int, high: int) -> int:
             count = high - low + 1
-            return low + chance.choose((1 / count,) * count)
+            return low + self._chance.choose((1 / count,) * count)
 
         def holding() -> _Holding:
             quantities = tuple(draw(*_QUANTITIES) for _ in names)
@@ -208,59 +206,32 @@ class SimpleNegotiation:
 
         return (holding(), holding())
 
-    def _asked(self) -> int:
-        """The seat to move."""
-        if self._holdings is None or self.ending is not None:
-            raise ValueError(
-                f"{self.name}: nobody is asked; {'the game is over' if self.ending else 'reset it first'}"
-            )
+    def _mover(self, position: _Position) -> int:
         return len(self._moves) % 2
 
-    def _gain(self, player: int) -> int:
-        assert self._holdings is not None
-        holding = self._holdings[player]
-        return holding.worth(self._owned[player]) - holding.worth(holding.quantities)
+    def _legal(self, position: _Position) -> None:
+        return None
 
-    def turns(self) -> Sequence[Turn]:
-        """The seat to move, or nobody once the game is over."""
-        if self.ending is not None:
-            return ()
-        player = self._asked()
-        message: Message = {"role": "user", "content": self._observation(player)}
-        return (
-            Turn(
-                game=self.name,
-                episode=0,
-                seed=self._seed,
-                index=len(self._moves),
-                player=player,
-                role=ROLES[player],
-                messages=(message,),
-                legal_actions=None,
-                infoset=self._infoset(player),
-                state=OfferSampler(self._setup.notation, self._owned[player], self._open),
-            ),
-        )
+    def _attached(self, position: _Position, player: int) -> OfferSampler:
+        return OfferSampler(self._setup.notation, position.owned[player], position.offer)
 
-    def _infoset(self, player: int) -> str:
+    def _infoset(self, position: _Position, player: int) -> str:
         """`player|quantities|values|moves`."""
-        assert self._holdings is not None
-        own = self._holdings[player]
+        own = position.holdings[player]
         numbers = "|".join(" ".join(map(str, part)) for part in (own.quantities, own.values))
         return f"{player}|{numbers}|{' / '.join(self._setup.notation.write(move) for move in self._moves)}"
 
-    def _observation(self, player: int) -> str:
-        assert self._holdings is not None
-        setup, own, owned = self._setup, self._holdings[player], self._owned[player]
+    def _observation(self, position: _Position, player: int) -> str:
+        setup, own, owned = self._setup, position.holdings[player], position.owned[player]
         names, side = setup.notation.resources, setup.notation.side
         if setup.observation == "compact":
             have = " ".join(
                 f"{name.lower()} {n} at {value}" for name, n, value in zip(names, owned, own.values, strict=True)
             )
-            standing = f"{side(self._open.give)} -> {side(self._open.ask)}" if self._open else "none"
+            standing = f"{side(position.offer.give)} -> {side(position.offer.ask)}" if position.offer else "none"
             left = setup.max_turns - len(self._moves)
             heard = f' said "{self._moves[-1].talk}"' if self._moves and self._moves[-1].talk else ""
-            return f"player {player} left {left} {have} gain {self._gain(player)} offer {standing}{heard}"
+            return f"player {player} left {left} {have} gain {position.gain(player)} offer {standing}{heard}"
 
         parts = [setup.introductions[player]]
         if setup.observation == "words" and self._moves:
@@ -269,26 +240,25 @@ class SimpleNegotiation:
             parts.append(f"The turn before: {self._told(len(self._moves) - 1, player)}\n")
         have = ", ".join(f"{n} {name} (worth {v} each)" for name, n, v in zip(names, owned, own.values, strict=True))
         parts.append(
-            f"You own {have}. To you that is worth {own.worth(owned)} in all, {self._gain(player):+d} since the "
+            f"You own {have}. To you that is worth {own.worth(owned)} in all, {position.gain(player):+d} since the "
             f"start.\nThis is turn {len(self._moves) + 1} of {setup.max_turns}, and it is yours. "
         )
         given = f"2 {names[-1]}, 1 {names[0]}" if len(names) > 2 else f"2 {names[0]}"
         example = f"[Offer: {given} -> 3 {names[1]}]"
-        if self._open is None:
+        if position.offer is None:
             choices, instance = "[Pass], or offer a trade", "Pass"
         else:
             parts.append(
-                f"Player {1 - player} offers you {side(self._open.give)} and asks you for {side(self._open.ask)}. "
+                f"Player {1 - player} offers you {side(position.offer.give)} and asks you for {side(position.offer.ask)}. "
             )
-            if lacking(self._open.ask, owned):
+            if lacking(position.offer.ask, owned):
                 parts.append("You do not own what is asked for. ")
                 choices, instance = "[Deny], or make another offer", "Deny"
             else:
                 choices, instance = "[Accept] or [Deny], or make another offer", "Accept"
         parts.append(
             f"Choose {choices}: what you give, an arrow, what you ask for, such as {example}; write 'nothing' for an "
-            "empty side. End your reply with exactly one action in square brackets, for example "
-            f"[{instance}]; \\boxed{{{instance}}} is accepted too."
+            f"empty side. {how_to_reply(instance)}"
         )
         return "".join(parts)
 
@@ -305,7 +275,8 @@ class SimpleNegotiation:
 
     def _objection(self, move: Move) -> str | None:
         """Why the seat that is asked may not make a move now."""
-        names, owned = self._setup.notation.resources, self._owned[self._asked()]
+        position = self._standing()
+        names, owned = self._setup.notation.resources, position.owned[self._mover(position)]
 
         def short(needed: tuple[int, ...]) -> str | None:
             missing = [f"{owned[i]} {names[i]}" for i in lacking(needed, owned)]
@@ -313,52 +284,44 @@ class SimpleNegotiation:
 
         if move.offer is not None:
             return short(move.offer.give)
-        if (move.verb == "Pass") != (self._open is None):
-            return f"[{move.verb}] is not legal here; {self._hint()}"
-        return short(self._open.ask) if move.verb == "Accept" and self._open is not None else None
+        if (move.verb == "Pass") != (position.offer is None):
+            return f"[{move.verb}] is not legal here; {_hint(position)}"
+        return short(position.offer.ask) if move.verb == "Accept" and position.offer is not None else None
 
-    def _hint(self) -> str:
-        answers = "[Pass]" if self._open is None else "[Accept], [Deny]"
-        return f"legal: {answers} or [Offer: ... -> ...]"
+    def _read(self, position: _Position, text: str) -> Parsed:
+        return self._setup.notation.parse(text, self._objection, self._setup.talk, _hint(position))
 
-    def parse(self, player: int, text: str) -> Parsed:
-        """The action that `text` names for the seat that is asked; see
-        [`~spiral_trl.games.negotiation_offers.Notation.parse`]."""
-        asked = self._asked()
-        if player != asked:
-            raise ValueError(f"{self.name}: player {asked} is asked, not player {player}")
-        return self._setup.notation.parse(text, self._objection, self._setup.talk, self._hint())
-
-    def step(self, actions: Mapping[int, str]) -> None:
-        """Plays the action of the seat that is asked; the game ends after the last turn."""
-        player = self._asked()
-        if list(actions) != [player]:
-            raise ValueError(f"{self.name}: player {player} is asked, not {dict(actions)}")
-        move = self._setup.notation.read(actions[player])
+    def _play(self, position: _Position, player: int, action: str) -> None:
+        """Makes the move; the game ends after the last turn."""
+        move = self._setup.notation.read(action)
         objection = self._objection(move)
         if objection is not None:
-            raise ValueError(f"{self.name}: {actions[player]!r} is not legal: {objection}")
-        if move.verb == "Accept" and self._open is not None:
+            raise ValueError(f"{self.name}: {action!r} is not legal: {objection}")
+        owned = position.owned
+        if move.verb == "Accept" and position.offer is not None:
             # The offer was made by the other player on the turn before, so it still owns what it gives
-            net = [give - ask for give, ask in zip(self._open.give, self._open.ask, strict=True)]
-            mine = tuple(n + change for n, change in zip(self._owned[player], net, strict=True))
-            theirs = tuple(n - change for n, change in zip(self._owned[1 - player], net, strict=True))
-            self._owned = (mine, theirs) if player == 0 else (theirs, mine)
-        self._open = move.offer
+            net = [give - ask for give, ask in zip(position.offer.give, position.offer.ask, strict=True)]
+            mine = tuple(n + change for n, change in zip(owned[player], net, strict=True))
+            theirs = tuple(n - change for n, change in zip(owned[1 - player], net, strict=True))
+            owned = (mine, theirs) if player == 0 else (theirs, mine)
+        self._position = position = _Position(position.holdings, owned, move.offer)
         self._moves.append(move)
         if len(self._moves) == self._setup.max_turns:
-            self.ending = Ending.TERMINAL
+            self._end(self._totals(position))
 
-    def returns(self) -> tuple[float, ...]:
+    def _totals(self, position: _Position) -> tuple[float, float]:
         """Sign or scaled difference of the gains, by `payoff`."""
-        if self.ending is None:
-            raise ValueError(f"{self.name}: the game is not over")
-        difference = self._gain(0) - self._gain(1)
+        difference = position.gain(0) - position.gain(1)
         if self._setup.scale is None:
             value = float((difference > 0) - (difference < 0))
         else:
             value = difference / self._setup.scale
         return (value, 0.0 - value)
+
+
+def _hint(position: _Position) -> str:
+    answers = "[Pass]" if position.offer is None else "[Accept], [Deny]"
+    return f"legal: {answers} or [Offer: ... -> ...]"
 
 
 def _check(values: Mapping[str, Any]) -> None:

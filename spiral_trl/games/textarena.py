@@ -18,18 +18,18 @@ mixed motives, they need not add up to zero.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any
 
 from ..errors import did_you_mean
 from ..names import Parameter, read_parameters, split_name
-from ..records import Ending, Message, Parsed, Turn
+from ..records import Parsed
 from .base import Game
-from .chance import Chance, SeededChance
 from .parsing import ambiguous, quoted, stated, unwrapped
 from .registry import register_source
+from .sequential import SequentialGame
 from .textarena_moves import candidates
 from .textarena_position import Position, kind_of, one_line, registry
 
@@ -143,7 +143,7 @@ class _TriedActions:
         return isinstance(self._game.try_action(move, self._index), Position)
 
 
-class TextArenaGame:
+class TextArenaGame(SequentialGame[Position]):
     """A game of TextArena; a [`~spiral_trl.games.base.Game`] with free-text actions, for which see the module.
 
     Args:
@@ -154,63 +154,38 @@ class TextArenaGame:
     """
 
     def __init__(self, base: str, name: str, observation: str, num_players: int):
-        self.name = name
+        super().__init__(name)
         self.num_players = num_players
-        self.roles: tuple[str, ...] = tuple(f"player {player}" for player in range(num_players))
-        self.worst_returns: tuple[float, ...] = (-1.0,) * num_players
-        self.ending: Ending | None = None
+        self.roles = tuple(f"player {player}" for player in range(num_players))
+        self.worst_returns = (-1.0,) * num_players
         self._base = base
         self._latest = observation == "latest"
-        self._seed = 0
-        self._index = 0
-        self._position: Position | None = None
-        self._returns: tuple[float, ...] = ()
 
-    def reset(self, seed: int, chance: Chance | None = None) -> None:
+    def _deal(self) -> None:
         """Starts a new environment. Its seed is drawn as four choices of a byte; later chance is the environment's."""
-        chance = SeededChance(seed) if chance is None else chance
         environment_seed = 0
         for _ in range(4):
-            environment_seed = 256 * environment_seed + chance.choose((1 / 256,) * 256)
-        self._seed = seed
-        self._index = 0
-        self._returns = ()
+            environment_seed = 256 * environment_seed + self._chance.choose((1 / 256,) * 256)
         self._move_to(Position.start(self._base, self.num_players, environment_seed))
 
     def _move_to(self, position: Position) -> None:
-        self.ending = Ending.TERMINAL if position.env.state.done else None
-        self._returns = position.returns() if self.ending else ()
         # A finished game may live on in its turns' `state`
-        self._position = None if self.ending else position
-
-    def _standing(self) -> Position:
+        self._position = None if position.env.state.done else position
         if self._position is None:
-            raise ValueError(
-                f"{self.name}: nobody is asked; {'the game is over' if self.ending else 'reset it first'}"
-            )
-        return self._position
+            self._end(position.returns())
 
-    def turns(self) -> Sequence[Turn]:
-        """The seat to move, or nobody once the game is over."""
-        if self.ending is not None:
-            return ()
-        position = self._standing()
-        player = position.asked
-        message: Message = {"role": "user", "content": self._observation(position, player)}
+    def _mover(self, position: Position) -> int:
+        return position.asked
+
+    def _legal(self, position: Position) -> None:
+        return None
+
+    def _infoset(self, position: Position, player: int) -> None:
+        return None
+
+    def _attached(self, position: Position, player: int) -> _TriedActions | None:
         moves = candidates(position.kind, position.env, position.seen[player])
-        return (
-            Turn(
-                game=self.name,
-                episode=0,
-                seed=self._seed,
-                index=self._index,
-                player=player,
-                role=self.roles[player],
-                messages=(message,),
-                legal_actions=None,
-                state=_TriedActions(self, self._index, moves) if moves else None,
-            ),
-        )
+        return _TriedActions(self, self._index, moves) if moves else None
 
     def _observation(self, position: Position, player: int) -> str:
         seen = position.seen[player]
@@ -241,15 +216,10 @@ class TextArenaGame:
             raise ValueError(f"{self.name}: turn {index} is over, the game stands at turn {self._index}")
         return position.after(action)
 
-    def parse(self, player: int, text: str) -> Parsed:
-        r"""The action that `text` names for the seat that is asked.
-
-        What stands in the last `\boxed{...}` is the action; where the game's actions stand in brackets and the box
+    def _read(self, position: Position, text: str) -> Parsed:
+        r"""What stands in the last `\boxed{...}` is the action; where the game's actions stand in brackets and the box
         holds one pair of brackets, what is in them. Without a box, brackets decide: exactly one of them must be legal.
         """
-        position = self._standing()
-        if player != position.asked:
-            raise ValueError(f"{self.name}: player {position.asked} is asked, not player {player}")
         said = stated(text)
         if said.error is not None:
             return Parsed(None, said.error)
@@ -280,22 +250,11 @@ class TextArenaGame:
             (inner,) = pairs
         return _plain(inner)
 
-    def step(self, actions: Mapping[int, str]) -> None:
-        """Plays the action of the seat that is asked."""
-        position = self._standing()
-        if list(actions) != [position.asked]:
-            raise ValueError(f"{self.name}: player {position.asked} is asked, not {dict(actions)}")
-        after = position.after(actions[position.asked])
+    def _play(self, position: Position, player: int, action: str) -> None:
+        after = position.after(action)
         if isinstance(after, str):
-            raise ValueError(f"{self.name}: {quoted(actions[position.asked])} is not legal: {after}")
-        self._index += 1
+            raise ValueError(f"{self.name}: {quoted(action)} is not legal: {after}")
         self._move_to(after)
-
-    def returns(self) -> tuple[float, ...]:
-        """TextArena's rewards."""
-        if self.ending is None:
-            raise ValueError(f"{self.name}: the game is not over")
-        return self._returns
 
 
 register_source(PREFIX, TextArenaSource())

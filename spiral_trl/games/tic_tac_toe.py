@@ -14,8 +14,9 @@ from typing import Any
 import pyspiel
 
 from ..names import Parameter
-from .board import OBSERVATIONS, ROLES, Board, BoardGame
+from .board import OBSERVATIONS, Board, BoardGame
 from .registry import format_name, parse_name, register
+from .sequential import ROLES
 
 
 class TicTacToe(BoardGame):

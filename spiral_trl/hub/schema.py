@@ -11,11 +11,12 @@ SCHEMA = 1
 METHODS = ("exact", "sampled", "lower bound")
 STAGES = ("start", "final", "plain")
 # All fields; `rules` (two sentences) and `game_value` (by role) say what is not known of the game here, and `by_game`
-# holds those of one game (`_check_figures`) for each game of a run on several.
+# holds those of one game (`_check_figures`) for each game of a run on several. `pool` is what
+# `players.pool.PoolState.report` answers.
 _KNOWN = (
     *("schema", "game", "finished", "model", "recipe", "command", "exploitability", "illegal_move_rate", "games"),
     *("turns", "tokens", "seconds", "seed", "versions", "machine", "results", "strategy", "equilibrium_alpha"),
-    *("curves", "training", "games_trained", "rules", "game_value", "by_game"),
+    *("curves", "training", "games_trained", "rules", "game_value", "by_game", "pool"),
 )
 
 
@@ -41,6 +42,7 @@ def check_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     for name, kind in (
         ("seconds", dict), ("versions", dict), ("machine", dict), ("training", dict), ("game_value", dict),
         ("games_trained", list), ("recipe", str), ("command", str), ("rules", str), ("by_game", dict),
+        ("pool", dict),
     ):  # fmt: skip
         _check(metrics, name, kind)
     for name in ("games", "turns", "tokens"):
@@ -48,6 +50,7 @@ def check_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in (metrics.get("seconds") or {}).items():
         _number({name: value}, name, "metrics['seconds']")
     _check_figures(metrics, "metrics")
+    _check_pool(metrics.get("pool"))
     for game, figures in (metrics.get("by_game") or {}).items():
         where = f"metrics['by_game'][{game!r:.80}]"
         if not isinstance(figures, Mapping):
@@ -109,6 +112,28 @@ def _check_figures(figures: Mapping[str, Any], place: str) -> None:
                 _number(point, name, where)
             for role, value in (_check(point, "return", dict, where) or {}).items():
                 _number({role: value}, role, f"{where}['return']")
+
+
+def _check_pool(pool: Mapping[str, Any] | None) -> None:
+    if pool is None:
+        return
+    where = "metrics['pool']"
+    members = _check(pool, "members", list, where) or []
+    for i, member in enumerate(members):
+        if not isinstance(member, Mapping):
+            raise ValueError(f"{where}['members'][{i}] is {member!r:.80}; it must be a dictionary")
+        for name in ("step", "rating"):
+            _number(member, name, f"{where}['members'][{i}]")
+    _number(pool, "rating", where)
+    for name in ("games", "score"):
+        rows = _check(pool, name, list, where)
+        if rows is None or len(rows) != len(members) + 1:
+            raise ValueError(f"{where}[{name!r}] must have a row for each member and one for the policy")
+        for i, row in enumerate(rows):
+            if not isinstance(row, list) or len(row) != len(rows):
+                raise ValueError(f"{where}[{name!r}][{i}] is {row!r:.80}; it must have {len(rows)} entries")
+            for j, value in enumerate(row):
+                _number({str(j): value}, str(j), f"{where}[{name!r}][{i}]")
 
 
 def _check(holder: Mapping[str, Any], name: str, kind: type, where: str = "metrics") -> Any:

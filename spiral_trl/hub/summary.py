@@ -88,6 +88,22 @@ class GameRow:
 
 
 @dataclass(frozen=True)
+class PoolRow:
+    """A snapshot of the pool, or the policy (the last row), as shown.
+
+    Args:
+        name (`str`): What it is.
+        rating (`str`): Elo points above the initial policy.
+        cells (`list[tuple[str, str]]`): Mean score against each member and the policy, and the games it is from; empty
+            where they never met.
+    """
+
+    name: str
+    rating: str
+    cells: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Summary:
     """A run in words and figures; see [`summarise`]."""
 
@@ -106,6 +122,7 @@ class Summary:
     worst_illegal: float | None
     caveats: list[str] = field(default_factory=list)
     games: list[GameRow] = field(default_factory=list)  # of a run on several
+    pool: list[PoolRow] = field(default_factory=list)
 
     @property
     def game_id(self) -> str:
@@ -208,6 +225,7 @@ def summarise(metrics: Mapping[str, Any]) -> Summary:
         worst_illegal=max(illegal, default=None),
         caveats=_caveats(cleaned, exploitability),
         games=_games(cleaned),
+        pool=_pool(cleaned.get("pool")),
     )
 
 
@@ -226,6 +244,25 @@ def _games(metrics: Mapping[str, Any]) -> list[GameRow]:
             )
         )
     return rows
+
+
+def _pool(pool: Mapping[str, Any] | None) -> list[PoolRow]:
+    """Members and policy of a pool, with pay-offs among them."""
+    if not pool:
+        return []
+    names = [*(f"step {count(member['step'])}" for member in pool["members"]), "policy"]
+    ratings = [*(member["rating"] for member in pool["members"]), pool["rating"]]
+    return [
+        PoolRow(
+            name,
+            f"{rating:+.0f}",
+            [
+                ("", "") if score is None else (percent(score), count(games))
+                for score, games in zip(pool["score"][i], pool["games"][i], strict=True)
+            ],
+        )
+        for i, (name, rating) in enumerate(zip(names, ratings, strict=True))
+    ]
 
 
 def _clean(value: Any) -> Any:

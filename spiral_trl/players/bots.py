@@ -141,21 +141,22 @@ class CFRPlayer(PolicyPlayer):
     def __init__(self) -> None:
         self._announced: set[str] = set()
 
+    def check(self, turn: Turn) -> None:
+        """Raises `ValueError` where this player cannot play the turn's game."""
+        self._solution(turn)
+
     def action_probabilities(self, turn: Turn) -> dict[str, float]:
         """Equilibrium probability of each legal action."""
-        probabilities, part = self._solved(turn)
-        if part is not None:
-            self._announce(turn.game, part)
+        probabilities, part = self._solution(turn)
+        if part is not None and turn.game not in self._announced:
+            self._announced.add(turn.game)
+            logger.warning("%s plays each %s of %s by the equilibrium of one", self.name, part, turn.game)
         return probabilities
 
-    def check(self, turn: Turn) -> None:
-        """Raises `ValueError` where it cannot play the turn's game."""
-        self._solved(turn)
-
-    def _solved(self, turn: Turn) -> tuple[dict[str, float], str | None]:
-        """Probability of each legal action, and the part of the game that was solved, where it was not all of it."""
+    def _solution(self, turn: Turn) -> tuple[dict[str, float], str | None]:
+        """Probability of each legal action, and of what part of the game they are an equilibrium, if not of the
+        whole."""
         attached = turn.state if isinstance(turn.state, SolverState) else None
-        part = None
         try:
             if turn.legal_actions is None:
                 raise ValueError("its actions are free text")
@@ -165,17 +166,12 @@ class CFRPlayer(PolicyPlayer):
                 try:
                     return dict(solve_table(turn.game)[_table_key(turn)]), None
                 except ValueError:
-                    part = attached.part
+                    pass  # the part alone is solved
             policy, _ = solve(str(attached.state.get_game()))
         except ValueError as error:
             raise ValueError(f"{self.name} cannot play {turn.game}: {error}") from None
         probabilities = policy.action_probabilities(attached.state)
-        return {action: float(probabilities[number]) for action, number in attached.actions.items()}, part
-
-    def _announce(self, game: str, part: str) -> None:
-        if game not in self._announced:
-            self._announced.add(game)
-            logger.warning("%s plays each %s of %s by the equilibrium of a single one", self.name, part, game)
+        return {action: float(probabilities[number]) for action, number in attached.actions.items()}, attached.part
 
 
 def _table_key(turn: Turn) -> tuple:

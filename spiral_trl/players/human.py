@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import PlayerError
+from ..games.base import ActionSampler
 from ..games.parsing import parse_action
 from ..records import Message, Reply, Turn
 
@@ -33,8 +34,9 @@ class HumanPlayer:
     """Prints each turn and reads the reply.
 
     An action may be typed bare (`bet`) or in brackets (`[bet]`). Where a turn lists its legal actions, a reply that
-    names none of them is asked for again, with the reason. Free text is passed on as it is. `quit`, the end of input
-    and Ctrl-C raise [`PersonLeft`].
+    names none of them is asked for again, with the reason. Where a game has actions and does not list them
+    ([`~spiral_trl.games.base.ActionSampler`]), a bare line is put into a box, as the action; other free text is passed
+    on as it is. `quit`, the end of input and Ctrl-C raise [`PersonLeft`].
 
     Args:
         read (`Callable`, *optional*, defaults to `input`): Given a prompt, answers a line.
@@ -80,9 +82,9 @@ class HumanPlayer:
                 raise PersonLeft("the person left the game")
             if not line:
                 continue
-            if turn.legal_actions is None:
-                return Reply(text=line)
             bare = "[" not in line and "\\boxed" not in line
+            if turn.legal_actions is None:
+                return Reply(text=f"\\boxed{{{line}}}" if bare and isinstance(turn.state, ActionSampler) else line)
             text = f"[{line}]" if bare else line
             parsed = parse_action(text, turn.legal_actions)
             if parsed.action is not None:

@@ -192,6 +192,18 @@ class PoolState:
         fitted = bradley_terry(first, second, score, len(ids), anchor=0, intervals=False).rating
         return {number: float(fitted[i]) + self.oldest_rating for number, i in position.items()}
 
+    def report(self) -> dict[str, Any]:
+        """As JSON values: steps and ratings of the members, oldest first, the rating of the policy, and the pay-off
+        [`matrix`], whose last row and column are the policy's; `None` where two never met."""
+        games, score = self.matrix()
+        ratings = self.ratings()
+        return {
+            "members": [{"step": member.step, "rating": ratings[member.number]} for member in self.members],
+            "rating": ratings[LEARNER],
+            "games": games.tolist(),
+            "score": [[None if np.isnan(value) else value for value in row] for row in score.tolist()],
+        }
+
     def weights(self, spec: PoolSpec) -> np.ndarray:
         """`[M]` how often the policy meets each member; sums to 1."""
         size = len(self.members)

@@ -115,7 +115,7 @@ def training_rows(
         logprobs = [torch.tensor([np.nan if lp is None else lp for lp in reply.logprobs]) for reply in replies]
         columns["sampling_per_token_logps"] = padded(logprobs, "right", 0)
     if mask_truncated:
-        kept = torch.from_numpy(~turns.truncated[used])
+        kept = torch.tensor([reply.finish_reason != "length" for reply in replies])
         columns["completion_mask"] = columns["completion_mask"] * kept[:, None]
 
     index = torch.from_numpy(np.concatenate([row, np.zeros(num_rows - len(row), dtype=row.dtype)]))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..errors import PlayError
 from ..evaluation.arena import play_match
 from ..evaluation.exploitability import (
     Exploitability,
@@ -22,7 +24,10 @@ from ..games.registry import parse_name
 from ..games.sequence_form import solvable_table
 from ..games.table import GameTable
 from ..players.language_model import LanguageModelPlayer
-from ..players.registry import make_player
+from ..players.registry import canonical_player_name, make_player
+
+
+logger = logging.getLogger(__name__)
 
 
 # The seed of reported games differs from those of training and of evaluation during it
@@ -133,12 +138,19 @@ def nearest_alpha(strategy: dict[str, dict[str, float]]) -> float:
 def results_by_seat(
     player: LanguageModelPlayer, game: str, opponents: Sequence[str], pairs: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Win rate and mean return against each opponent, by seat, with 95% intervals."""
+    """Win rate and mean return against each opponent, by seat, with 95% intervals.
+
+    An opponent that fails midway is left out, with a warning: what was trained is written all the same.
+    """
     rows = []
     for opponent in opponents:
-        match = play_match(game, player, make_player(opponent), pairs=pairs, seed=seed + _REPORT)
+        try:
+            match = play_match(game, player, make_player(opponent), pairs=pairs, seed=seed + _REPORT)
+        except PlayError as error:
+            logger.warning("results in %s are without an opponent: %s", game, error)
+            continue
         for seat in match.seats:
-            row = {"opponent": opponent, **seat.to_dict()}
+            row = {"opponent": canonical_player_name(opponent), **seat.to_dict()}
             for name in ("win_rate", "mean_return"):
                 row[name] = list(row[name].values())  # estimate, low, high
             rows.append(row)

@@ -37,7 +37,7 @@ from .checks import (
 from .config import SelfPlayConfig
 from .run_metrics import curve, game_figures, measure_games, results_of_games, run_metrics
 from .schedule import deal_games
-from .tiny import check_sizes, save_tiny_model, warm_start
+from .tiny import EMBEDDED, check_sizes, save_tiny_model, warm_start
 from .trainer import SelfPlayTrainer
 
 
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from trl import ModelConfig
 
 
-EMBEDDED = "embedded"
 # What may differ in plain self-play beside the magnet
 _PLAIN_FIELDS = ("learning_rate", "adam_beta1", "adam_beta2", "weight_decay", "max_grad_norm")
 
@@ -64,6 +63,8 @@ class RunArguments:
             Size of the embedded model, used where `model_name_or_path` is `embedded`.
         warm_start_steps (`int`, *optional*, defaults to `150`):
             Steps of supervised training on random legal play that teach the embedded model the format.
+        warm_start_learning_rate (`float`, *optional*, defaults to `1e-2`):
+            Learning rate of these steps at the start.
         embedded_reasoning (`bool`, *optional*, defaults to `False`):
             Whether the embedded model learns replies with optional reasoning words.
         compare_plain (`bool`, *optional*, defaults to `False`):
@@ -84,6 +85,7 @@ class RunArguments:
     embedded_hidden_size: int = field(default=32, metadata={"help": "Hidden size of the embedded model."})
     embedded_layers: int = field(default=2, metadata={"help": "Layers of the embedded model."})
     warm_start_steps: int = field(default=150, metadata={"help": "Supervised steps that teach the format."})
+    warm_start_learning_rate: float = field(default=1e-2, metadata={"help": "Learning rate of the supervised steps."})
     embedded_reasoning: bool = field(
         default=False, metadata={"help": "Whether the embedded model learns optional reasoning words."}
     )
@@ -189,6 +191,10 @@ def _check(
     for name in ("report_pairs", "replays", "warm_start_steps"):
         if getattr(run, name) < (2 if name == "report_pairs" else 0):
             raise ValueError(f"{name} is {getattr(run, name)}, which is too few.")
+    if not 0 < run.warm_start_learning_rate < 1:
+        raise ValueError(
+            f"warm_start_learning_rate is {run.warm_start_learning_rate}, but must be above 0 and below 1."
+        )
     if not model_args.model_name_or_path:
         raise ValueError("model_name_or_path is missing; give a Hub id, a folder, or `embedded`.")
     asked: str | bool | None = args.resume_from_checkpoint
@@ -257,7 +263,15 @@ def _embedded_model(run: RunArguments, args: SelfPlayConfig, games: list[str], r
                 games=[*games, *check_held_out(args, games)],  # it has to read those too
             )
         args.distributed_state.wait_for_everyone()
-        warm_start(folder, games, folder, args.seed, steps=run.warm_start_steps, reasoning=run.embedded_reasoning)
+        warm_start(
+            folder,
+            games,
+            folder,
+            args.seed,
+            steps=run.warm_start_steps,
+            learning_rate=run.warm_start_learning_rate,
+            reasoning=run.embedded_reasoning,
+        )
     return str(folder), time.perf_counter() - began
 
 

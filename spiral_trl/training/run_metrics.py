@@ -178,6 +178,7 @@ def run_metrics(
         "command": redact(f"accelerate launch {' '.join(shlex.quote(part) for part in sys.argv)}"),
         **figures[games[0]],
         **({"by_game": dict(figures)} if len(games) > 1 else {}),
+        **({} if trainer.pool is None else {"pool": trainer.pool.state.report()}),
         **trainer.played,
         "seed": args.seed,
         "versions": {

@@ -95,3 +95,18 @@ def _result_rows(results: list[dict[str, Any]]) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def format_sft_summary(told: dict[str, Any]) -> str:
+    """What [`~spiral_trl.training.sft.run_sft`] measured."""
+    lines = [f"{told['rows']:,} decisions, {told['seconds']:.0f} s, seed {told['seed']}"]
+    if told["by_game"]:
+        rows = [["game", "exploitability", "unit", "method", "illegal moves"]]
+        for game, figures in told["by_game"].items():
+            value, illegal = _number(figures["exploitability"]), _number(figures["illegal_move_rate"], 5)
+            rows.append([game, value, figures["unit"], figures["method"], illegal])
+        lines += [""] + _rows(rows)
+    for game, figures in told["by_game"].items():
+        if figures["results"]:
+            lines += ["", game, *_rows(_result_rows(figures["results"]))]
+    return "\n".join(lines)

@@ -34,7 +34,7 @@ from transformers.utils import logging
 
 from ..games.base import ActionSampler
 from ..games.chance import derive_seeds, uniforms
-from ..games.registry import make_game
+from ..games.registry import canonical_name, make_game
 from ..games.table import tabulate
 from ..players.bots import RandomPlayer
 from ..records import Turn
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+
+# What recipes take for the name of a model and build instead
+EMBEDDED = "embedded"
 
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|unk|>")
 ACTIONS = ("[check]", "[bet]", "[call]", "[fold]")
@@ -196,7 +199,7 @@ def random_play_dataset(games: str | Sequence[str], rows: int, seed: int, reason
     """
     from datasets import Dataset
 
-    names = [games] if isinstance(games, str) else list(games)
+    names = [canonical_name(game) for game in ([games] if isinstance(games, str) else games)]
     turns = [_turns(game, seed) for game in names]
     # (rows, 3 + words + 8): turn, action, number of words, the words, and what a game's own sampler draws from
     draws = uniforms(seed, np.arange(rows)[:, None], np.arange(3 + MAX_REASONING_WORDS + 8))

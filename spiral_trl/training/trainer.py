@@ -19,12 +19,13 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback
 
 from ..advantages import AdvantageEstimator, make_advantage
+from ..errors import PlayError
 from ..players.language_model import check_chat_template
 from ..prefix_sharing import distinct_rows
 from ..records import EpisodeBatch
 from .batch import gather_outcomes, learner_turns, training_rows
 from .callbacks import LogWhereSavedCallback
-from .checkpoint import abandon_after, discard_run, unmark
+from .checkpoint import abandon_after, discard_run, last_whole_checkpoint, unmark
 from .checks import (
     check_games,
     check_held_out,
@@ -330,6 +331,7 @@ class SelfPlayTrainer(PlayingTrainer):
 
         Raises:
             `ValueError`: If the output folder holds another run, or there is nothing whole to resume from.
+            [`~spiral_trl.errors.PlayError`]: If a game's code raises or an opponent cannot answer.
         """
         resume = check_output_dir(self.args, resume_from_checkpoint, self.games)
         if self.args.should_save:
@@ -345,6 +347,11 @@ class SelfPlayTrainer(PlayingTrainer):
         self.args.eval_on_start = on_start and resume is None  # its figures are in the log of the run it continues
         try:
             result = super().train(resume_from_checkpoint=resume, **kwargs)
+        except PlayError as error:
+            last = last_whole_checkpoint(self.args.output_dir)
+            if last is not None:
+                error.add_note(f"Go on from the last checkpoint with resume_from_checkpoint={last}.")
+            raise
         finally:
             self.args.eval_on_start = on_start
         loaded = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None

@@ -1,7 +1,6 @@
 """Bad input, by every command and by a recipe: one line that says what is wrong, before any model is loaded. And what
 fails midway: one line too, and what was made is kept."""
 
-import importlib.util
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import transformers
 import yaml
+from scripts import ROOT, load_script
 from toy_games import TreeGame
 
 from spiral_trl.cli import run_recipe
@@ -25,7 +25,7 @@ from spiral_trl.players.bots import RandomPlayer
 from spiral_trl.records import Ending, dataset_to_episodes
 
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = ROOT / "recipes"
 NO_KEY = "endpoint(model=m,base_url=http://127.0.0.1:9/v1)"
 # Nobody listens there
 UNREACHABLE = "endpoint(model=m,base_url=http://127.0.0.1:9/v1,api_key_env=none,max_retries=1)"
@@ -215,9 +215,7 @@ def test_every_command_is_covered(run):
 @pytest.fixture
 def recipe(capsys):
     """Runs recipes/kuhn.py with keys other than those of kuhn_tiny.yaml."""
-    specification = importlib.util.spec_from_file_location("recipe_of_bad_input", RECIPES / "kuhn.py")
-    kuhn = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(kuhn)
+    kuhn = load_script(RECIPES / "kuhn.py")
 
     def call(**keys):
         given = yaml.safe_load((RECIPES / "kuhn_tiny.yaml").read_text()) | {"output_dir": "out"} | keys

@@ -34,6 +34,11 @@ def test_a_set_and_its_card(tmp_path, capsys, monkeypatch):
     kept = len(set(load_decisions(folder)["episode_id"]))
     assert 500 / 3 <= kept == int(row[3]) <= int(row[4])
     assert "500 of 500 decisions" in progress
+    (head,), (row,) = (
+        [line for line in printed.splitlines() if word in line] for word in ("games played", "kuhn_poker ")
+    )
+    # Figures stand under their columns
+    assert head.index("rows") + len("rows") == row.index("500") + len("500")
     assert len(load_decisions(folder)) == 500
     assert json.loads((tmp_path / "told.json").read_text())["finished"] is True
 
@@ -97,7 +102,7 @@ def test_a_model_is_not_loaded_to_be_told_that_it_writes_its_own_replies(tmp_pat
 def test_what_cfr_solves_instead_of_a_match_is_said_once(tmp_path, capsys, caplog):
     argv = ["kuhn_poker(rounds=4)", "--decisions", 20, "--output", tmp_path / "set"]
     assert called(capsys, *argv)[0] == 0
-    assert caplog.messages.count("cfr plays each hand of kuhn_poker(rounds=4) by the equilibrium of a single one") == 1
+    assert caplog.messages.count("cfr plays each hand of kuhn_poker(rounds=4) by the equilibrium of one") == 1
 
 
 def test_a_failure_midway_says_how_to_go_on(tmp_path, capsys, monkeypatch):

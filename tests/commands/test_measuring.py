@@ -1,13 +1,11 @@
 """`spiral-trl evaluate` and `spiral-trl arena`: what they print and write, and how every mistake ends."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from evaluation_fakes import Always
+from scripts import run_python
+from toy_players import Always
 
 from spiral_trl.commands import loading
 from spiral_trl.commands.main import main
@@ -20,7 +18,6 @@ from spiral_trl.stats import Interval
 
 
 KUHN = "kuhn_poker(observation=compact)"
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -244,14 +241,11 @@ def test_help_shows_examples(run):
 
 def test_as_a_program(tmp_path):
     file = tmp_path / "out.json"
-    command = [sys.executable, "-m", "spiral_trl", "arena", "random", "cfr", "--games", KUHN, "--pairs", "4"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, "--json", str(file)], capture_output=True, text=True, cwd=tmp_path, env=environment
-    )
+    command = ["-m", "spiral_trl", "arena", "random", "cfr", "--games", KUHN, "--pairs", "4"]
+    done = run_python(*command, "--json", file, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(file.read_text())["pairs"] == 4
-    done = subprocess.run([*command, "--seed", "x"], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    done = run_python(*command, "--seed", "x", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
 

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from evaluation_fakes import Always
+from toy_players import BETTOR, CALLER, FOLDER, Always
 
 from spiral_trl.evaluation.arena import count_illegal, play_match
 from spiral_trl.games.chance import derive_seeds
@@ -11,9 +11,6 @@ from spiral_trl.rollout import play
 
 
 KUHN = "kuhn_poker(observation=compact)"
-BETTOR = Always({"bet": "[bet]", "call": "[call]"}, "bettor")
-FOLDER = Always({"check": "[check]", "fold": "[fold]"}, "folder")
-CALLER = Always({"check": "[check]", "call": "[call]"}, "caller")
 
 
 def test_whoever_always_folds_loses_a_chip_a_game():

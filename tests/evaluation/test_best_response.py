@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from evaluation_fakes import Always
+from toy_players import FOLDER, Always
 
 from spiral_trl.evaluation.best_response import BestResponsePlayer, train_best_response
 from spiral_trl.evaluation.exploitability import exploitability_lower_bound, measure_exploitability
@@ -64,10 +64,9 @@ def test_nobody_gains_against_an_equilibrium():
 
 def test_it_learns_where_there_is_no_table():
     """A match of three hands, and two that are asked at once."""
-    folder = Always({"check": "[check]", "fold": "[fold]"}, "folder")
     name = "kuhn_poker(rounds=3,payoff=chips)"
     assert tabulate(name) is None
-    bound = measure_exploitability(folder, name, pairs=100, best_response_episodes=1500)
+    bound = measure_exploitability(FOLDER, name, pairs=100, best_response_episodes=1500)
     assert bound.exploiters == ("best_response", "best_response")
     # Who bets wins a chip of the folder in every hand.
     assert bound.lower_bound.estimate > 2.5

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pyspiel
 import pytest
+from toy_games import Script
+from toy_players import Scripted
 
 from spiral_trl.evaluation import move_quality
 from spiral_trl.evaluation.move_quality import measure_moves, pig_win_probabilities
@@ -12,25 +14,12 @@ from spiral_trl.games import make_game, tabulate
 from spiral_trl.games.position_graph import position_graph
 from spiral_trl.players.bots import RandomPlayer
 from spiral_trl.players.search import MinimaxPlayer
-from spiral_trl.records import Ending, Episode, EpisodeBatch, Reply, dataset_to_episodes, episodes_to_dataset
+from spiral_trl.records import Ending, Episode, EpisodeBatch, dataset_to_episodes, episodes_to_dataset
 from spiral_trl.rollout import play
 
 
-class Script:
-    """Replies with the texts in order, whichever seat asks."""
-
-    speculative = False
-
-    def __init__(self, texts, name="script"):
-        self.texts = texts
-        self.name = name
-
-    def reply(self, turns):
-        return [Reply(text=self.texts[turn.index]) for turn in turns]
-
-
 def scripted(texts, game="tic_tac_toe", **kwargs):
-    return play(game, [Script(texts)] * 2, [5], tabulated=False, **kwargs)
+    return play(game, [Scripted(*texts, speculative=False)] * 2, [5], tabulated=False, **kwargs)
 
 
 def test_a_game_by_hand():
@@ -157,15 +146,8 @@ def test_pig_is_worth_what_neller_and_presser_found():
 
 
 def pig_turn(name, faces):
-    class Dice:
-        def __init__(self):
-            self.left = list(faces)
-
-        def choose(self, probabilities):
-            return self.left.pop(0) - 1
-
     game = make_game(name)
-    game.reset(0, chance=Dice())
+    game.reset(0, chance=Script([face - 1 for face in faces]))
     for _ in faces:
         game.step({game.turns()[0].player: "roll"})
     return game.turns()[0]

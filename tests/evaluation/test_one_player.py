@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from evaluation_fakes import Always
+from toy_players import Always
 
 from spiral_trl.errors import PlayerError
 from spiral_trl.evaluation.arena import match_seed, play_match

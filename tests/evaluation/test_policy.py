@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from evaluation_fakes import Always, TinyLM
+from toy_players import Always, TinyLM
 
 from spiral_trl.evaluation.policy import (
     PolicyTable,

@@ -5,8 +5,8 @@ from math import log
 
 import numpy as np
 import pytest
-from evaluation_fakes import Always
 from toy_games import Pennies
+from toy_players import BETTOR, CALLER, FOLDER, Always
 
 from spiral_trl.errors import PlayerError, PlayError
 from spiral_trl.evaluation.arena import cannot_play, play_arena, play_match
@@ -19,9 +19,6 @@ from spiral_trl.records import Ending
 
 
 KUHN = "kuhn_poker(observation=compact)"
-BETTOR = Always({"bet": "[bet]", "call": "[call]"}, "bettor")
-FOLDER = Always({"check": "[check]", "fold": "[fold]"}, "folder")
-CALLER = Always({"check": "[check]", "call": "[call]"}, "caller")
 
 
 class Hands(Pennies):

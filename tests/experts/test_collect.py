@@ -4,9 +4,9 @@ import json
 import time
 from collections import Counter
 
-import numpy as np
 import pytest
 from toy_games import TreeGame
+from toy_players import Scripted
 
 from spiral_trl.errors import PlayError
 from spiral_trl.experts import collect as module
@@ -25,29 +25,13 @@ from spiral_trl.experts.collect import (
 from spiral_trl.games import make_game
 from spiral_trl.games.kuhn_equilibrium import equilibrium
 from spiral_trl.players.bots import CFRPlayer
-from spiral_trl.records import Ending, Reply
+from spiral_trl.records import Ending
 
 
 COLUMNS = (
     "prompt completion game episode_id seed player role turn action legal_actions infoset reward returns end valid "
     "policy env_version"
 ).split()
-
-
-class Scripted:
-    """A player that writes its own replies: `choose(turn)` gives the text."""
-
-    speculative = False
-
-    def __init__(self, choose, name="scripted"):
-        self.choose = choose
-        self.name = name
-
-    def reply(self, turns):
-        return [Reply(text=self.choose(turn)) for turn in turns]
-
-    def sample(self, turns, which, seeds, index):
-        return [Reply(text=self.choose(turns[i])) for i in which], np.arange(len(which))
 
 
 def seated(settings, player):
@@ -196,11 +180,12 @@ def test_whose_decisions_are_kept(toy, action, keep, players):
 
 
 def test_a_models_winners_are_kept_and_its_refused_replies_are_not(toy):
-    player = Scripted(lambda turn: "[win]" if "no legal action" in turn.messages[-1]["content"] else "well")
     settings = ExpertSettings((toy,), expert="scripted", decisions=30, illegal="retry(1)")
 
     def choose(turn):
-        return "[hello]" if turn.player == 1 else player.choose(turn)
+        if turn.player == 1:
+            return "[hello]"
+        return "[win]" if "no legal action" in turn.messages[-1]["content"] else "well"
 
     dataset = make_decisions(settings, seated(settings, Scripted(choose)))
     assert len(dataset) == 30 and set(dataset["player"]) == {0}

@@ -1,31 +1,10 @@
-"""What the tests of several games share: a walk of the whole tree beside OpenSpiel's, and transcripts."""
-
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""What the tests of several games share: games along a script, and a walk of the whole tree beside OpenSpiel's."""
 
 import numpy as np
+from toy_games import Script
 
 from spiral_trl.games import make_game
-from spiral_trl.games.chance import derive_seeds
 from spiral_trl.games.table import CHANCE, DECISION, TERMINAL
-
-
-PLAYTHROUGHS = Path(__file__).parent / "playthroughs"
-
-
-class Script:
-    """Chance that follows a list of outcomes and records what it was asked."""
-
-    def __init__(self, outcomes):
-        self.outcomes = list(outcomes)
-        self.asked = []
-
-    def choose(self, probabilities):
-        self.asked.append(tuple(probabilities))
-        return self.outcomes[len(self.asked) - 1]
 
 
 def play(name, outcomes, actions):
@@ -88,24 +67,6 @@ def check_information_sets(pairs):
     return len(ours)
 
 
-def check_perfect_recall(table):
-    """Every node of an information set was reached through the same own information sets and actions."""
-    own_past = {}
-    stack = [(0, ((), ()))]
-    while stack:
-        node, past = stack.pop()
-        if table.kind[node] == DECISION:
-            player, infoset = table.player[node], table.turns[table.turn[node]].infoset
-            assert own_past.setdefault(infoset, past[player]) == past[player]
-        for column, child in enumerate(table.child[node]):
-            if child >= 0:
-                after = list(past)
-                if table.kind[node] == DECISION:
-                    after[player] = (*past[player], (infoset, column))
-                stack.append((int(child), tuple(after)))
-    assert len(own_past) == len(table.turns)
-
-
 def counts(table):
     """Numbers of decisions, chance nodes and ends."""
     return tuple(int((table.kind == kind).sum()) for kind in (DECISION, CHANCE, TERMINAL))
@@ -119,45 +80,3 @@ def spiel_counts(spiel):
         found[2 if state.is_terminal() else 1 if state.is_chance_node() else 0] += 1
         stack += [] if state.is_terminal() else [state.child(action) for action in state.legal_actions()]
     return tuple(found)
-
-
-def transcript(name, seed):
-    """A whole game as text: what each seat read and did, by a policy that depends on the seed and the turn alone."""
-    game = make_game(name)
-    game.reset(seed)
-    lines = [f"# {game.name}, seed {seed}, worst returns {game.worst_returns}"]
-    while game.turns():
-        (turn,) = game.turns()
-        action = turn.legal_actions[derive_seeds(seed, turn.index) % len(turn.legal_actions)]
-        lines += [
-            "",
-            f"## turn {turn.index}: {turn.role}, infoset {turn.infoset!r}, legal {', '.join(turn.legal_actions)}",
-            *(f"{message['role']}: {message['content']}" for message in turn.messages),
-            f"-> {action}",
-        ]
-        game.step({turn.player: action})
-    lines += ["", f"## {game.ending.value}, returns {game.returns()}", ""]
-    return "\n".join(lines)
-
-
-def check_playthrough(file, name, seed):
-    """Holds a transcript against its golden file. Set UPDATE_PLAYTHROUGHS=1 to write it anew, then read the
-    difference."""
-    if os.environ.get("UPDATE_PLAYTHROUGHS"):
-        (PLAYTHROUGHS / file).write_text(transcript(name, seed), encoding="utf-8")
-    assert transcript(name, seed) == (PLAYTHROUGHS / file).read_text(encoding="utf-8")
-
-
-def transcripts_of_another_process(names, seeds):
-    code = (
-        "import json, sys; sys.path.insert(0, sys.argv[1]); from game_checks import transcript; "
-        f"print(json.dumps([transcript(name, seed) for name in {list(names)!r} for seed in {list(seeds)!r}]))"
-    )
-    other = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )
-    return json.loads(other.stdout)

@@ -5,10 +5,8 @@ import re
 import numpy as np
 import pyspiel
 import pytest
-from playthrough import golden
 
 from spiral_trl.games import canonical_name, game_names, make_game
-from spiral_trl.games.base import Game
 from spiral_trl.games.connect_four import ConnectFour
 from spiral_trl.games.solver_state import SolverState
 from spiral_trl.games.tic_tac_toe import TicTacToe
@@ -183,24 +181,6 @@ def test_thousands_of_positions_are_not_kept():
 
 
 @pytest.mark.parametrize(
-    ("file", "name", "seed"),
-    [
-        ("tic_tac_toe.txt", "tic_tac_toe", 3),
-        ("tic_tac_toe_latest.txt", "tic_tac_toe(observation=latest)", 1),
-        ("tic_tac_toe_compact.txt", "tic_tac_toe(observation=compact)", 0),
-        ("tic_tac_toe_5x5.txt", "tic_tac_toe(size=5)", 1),
-        ("connect_four.txt", "connect_four", 3),
-        ("connect_four_latest.txt", "connect_four(observation=latest)", 3),
-        ("connect_four_compact.txt", "connect_four(observation=compact)", 3),
-        ("connect_four_small.txt", "connect_four(rows=4,columns=4,line=3)", 1),
-    ],
-)
-def test_golden_playthroughs(file, name, seed):
-    text, kept = golden(file, name, seed)
-    assert text == kept
-
-
-@pytest.mark.parametrize(
     ("name", "canonical"),
     [
         ("tic_tac_toe(size=3,line=3,observation=words)", "tic_tac_toe"),
@@ -236,27 +216,3 @@ def test_wrong_names_are_one_line_errors(name, message):
     with pytest.raises(ValueError, match=message) as error:
         make_game(name)
     assert "\n" not in str(error.value)
-
-
-def test_misuse_is_answered_in_one_line():
-    game = make_game("tic_tac_toe")
-    assert isinstance(game, Game)
-    with pytest.raises(ValueError, match="reset it first"):
-        game.turns()
-    game.reset(0)
-    with pytest.raises(ValueError, match="the game is not over"):
-        game.returns()
-    with pytest.raises(ValueError, match="player 0 is asked, not player 1"):
-        game.parse(1, "[4]")
-    for actions in ({1: "4"}, {0: "9"}, {}, {0: "4", 1: "5"}):
-        with pytest.raises(ValueError, match="player 0 may play 0 or 1 or"):
-            game.step(actions)
-    game.step({0: "4"})
-    assert game.parse(1, "[4]").error.startswith("'4' is not legal here; legal: [0], [1]")
-    for player, action in ((1, "0"), (0, "3"), (1, "1"), (0, "5")):
-        game.step({player: action})
-    assert game.returns() == (1, -1)
-    with pytest.raises(ValueError, match="the game is over"):
-        game.step({1: "2"})
-    game.reset(0)
-    assert game.ending is None and game.turns()[0].index == 0

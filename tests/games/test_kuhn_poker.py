@@ -1,18 +1,15 @@
 import itertools
-import json
-import os
 import re
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pyspiel
 import pytest
+from game_checks import counts, spiel_counts
+from playthrough import transcript
+from toy_games import Script
 
 from spiral_trl.games import make_game, tabulate
-from spiral_trl.games.base import Game
 from spiral_trl.games.chance import derive_seeds
 from spiral_trl.games.kuhn_equilibrium import GAME_VALUE, equilibrium, equilibrium_ranges
 from spiral_trl.games.registry import parse_name
@@ -20,21 +17,8 @@ from spiral_trl.games.table import CHANCE, DECISION, TERMINAL
 from spiral_trl.records import Ending
 
 
-PLAYTHROUGHS = Path(__file__).parent / "playthroughs"
 LINES = ("check check", "check bet fold", "check bet call", "bet fold", "bet call")
 DEALS = tuple(itertools.permutations("JQK", 2))  # (opener's card, other card)
-
-
-class Script:
-    """Chance that follows a list of outcomes and records what it was asked."""
-
-    def __init__(self, outcomes):
-        self.outcomes = list(outcomes)
-        self.asked = []
-
-    def choose(self, probabilities):
-        self.asked.append(tuple(probabilities))
-        return self.outcomes[len(self.asked) - 1]
 
 
 def outcomes_of(deal):
@@ -83,16 +67,6 @@ def test_every_path_pays_what_openspiel_pays(deal, line):
     assert game.turns() == ()
 
 
-def spiel_counts():
-    counts = {DECISION: 0, CHANCE: 0, TERMINAL: 0}
-    stack = [pyspiel.load_game("kuhn_poker").new_initial_state()]
-    while stack:
-        state = stack.pop()
-        counts[TERMINAL if state.is_terminal() else CHANCE if state.is_chance_node() else DECISION] += 1
-        stack += [] if state.is_terminal() else [state.child(action) for action in state.legal_actions()]
-    return counts
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -107,8 +81,7 @@ def spiel_counts():
 )
 def test_the_whole_tree(name):
     table = tabulate(name)
-    counts = {kind: int((table.kind == kind).sum()) for kind in (DECISION, CHANCE, TERMINAL)}
-    assert counts == spiel_counts() == {DECISION: 24, CHANCE: 4, TERMINAL: 30}
+    assert counts(table) == spiel_counts(pyspiel.load_game("kuhn_poker")) == (24, 4, 30)
     assert len(table.turns) == 12
     assert len({turn.infoset for turn in table.turns}) == 12
     assert len({turn.messages[0]["content"] for turn in table.turns}) == 12
@@ -277,26 +250,6 @@ def test_a_prompt_tells_exactly_what_the_seat_has_seen(name, rules):
     assert len({infoset for _, infoset, _ in seen.values()}) == len(seen)
 
 
-@pytest.mark.parametrize("name", ["kuhn_poker", "kuhn_poker(rounds=2)"])
-def test_perfect_recall(name):
-    """Every node of an information set was reached through the same own information sets and actions."""
-    table = tabulate(name)
-    own_past = {}
-    stack = [(0, ((), ()))]
-    while stack:
-        node, past = stack.pop()
-        if table.kind[node] == DECISION:
-            player, turn = table.player[node], int(table.turn[node])
-            assert own_past.setdefault(turn, past[player]) == past[player]
-        for column, child in enumerate(table.child[node]):
-            if child >= 0:
-                after = list(past)
-                if table.kind[node] == DECISION:
-                    after[player] = (*past[player], (turn, column))
-                stack.append((int(child), tuple(after)))
-    assert len(own_past) == len(table.turns)
-
-
 def test_infoset_keys_and_compact_prompts():
     for turn, _, deal, actions in tree("kuhn_poker(observation=compact)"):
         card = deal[turn.player]
@@ -404,60 +357,6 @@ def test_cards_are_drawn_one_by_one_in_the_order_of_the_hands():
     assert game.turns()[0].infoset == "1|K|bet fold|? / K|check"
 
 
-def transcript(name, seed):
-    """A whole game as text: what each seat read and did, by a policy that depends on the seed and the turn alone."""
-    game = make_game(name)
-    game.reset(seed)
-    lines = [f"# {game.name}, seed {seed}, worst returns {game.worst_returns}"]
-    while game.turns():
-        (turn,) = game.turns()
-        action = turn.legal_actions[derive_seeds(seed, turn.index) % 2]
-        lines += [
-            "",
-            f"## turn {turn.index}: {turn.role}, infoset {turn.infoset!r}, legal {', '.join(turn.legal_actions)}",
-            *(f"{message['role']}: {message['content']}" for message in turn.messages),
-            f"-> {action}",
-        ]
-        game.step({turn.player: action})
-    lines += ["", f"## {game.ending.value}, returns {game.returns()}", ""]
-    return "\n".join(lines)
-
-
-@pytest.mark.parametrize(
-    ("file", "name", "seed"),
-    [
-        ("kuhn_poker.txt", "kuhn_poker", 3),
-        ("kuhn_poker_compact.txt", "kuhn_poker(observation=compact)", 3),
-        ("kuhn_poker_match.txt", "kuhn_poker(rounds=3)", 5),
-        ("kuhn_poker_seat_bonus.txt", "kuhn_poker(rounds=2,payoff=chips,seat_bonus=-0.5)", 1),
-        ("kuhn_poker_spiral.txt", "kuhn_poker(rounds=3,rules=spiral)", 7),
-    ],
-)
-def test_golden_playthroughs(file, name, seed):
-    """Set UPDATE_PLAYTHROUGHS=1 to write them anew, then read the difference."""
-    if os.environ.get("UPDATE_PLAYTHROUGHS"):
-        (PLAYTHROUGHS / file).write_text(transcript(name, seed), encoding="utf-8")
-    assert transcript(name, seed) == (PLAYTHROUGHS / file).read_text(encoding="utf-8")
-
-
-def test_the_same_seed_gives_the_same_transcript_in_another_process():
-    name = "kuhn_poker(rounds=5)"
-    code = (
-        "import json, sys; sys.path.insert(0, sys.argv[1]); from test_kuhn_poker import transcript; "
-        f"print(json.dumps([transcript({name!r}, seed) for seed in range(5)]))"
-    )
-    other = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )
-    ours = [transcript(name, seed) for seed in range(5)]
-    assert json.loads(other.stdout) == ours
-    assert len(set(ours)) == 5
-
-
 def test_games_played_side_by_side_do_not_disturb_each_other():
     alone = [transcript("kuhn_poker(rounds=3)", seed) for seed in (0, 1)]
     games = [make_game("kuhn_poker(rounds=3)") for _ in range(2)]
@@ -471,29 +370,6 @@ def test_games_played_side_by_side_do_not_disturb_each_other():
                 assert turn.messages[0]["content"] in alone[seed]
                 game.step({turn.player: turn.legal_actions[derive_seeds(seed, turn.index) % 2]})
     assert all(prompts)
-
-
-def test_it_is_a_game_and_answers_misuse_in_one_line():
-    game = make_game("kuhn_poker")
-    assert isinstance(game, Game)
-    with pytest.raises(ValueError, match="reset it first"):
-        game.turns()
-    game.reset(0)
-    with pytest.raises(ValueError, match="the game is not over"):
-        game.returns()
-    with pytest.raises(ValueError, match="player 0 is asked, not player 1"):
-        game.parse(1, "[bet]")
-    for actions in ({1: "bet"}, {0: "call"}, {}, {0: "bet", 1: "call"}):
-        with pytest.raises(ValueError, match="player 0 may play check or bet"):
-            game.step(actions)
-    assert game.parse(0, "[call]").error == "'call' is not legal here; legal: [check], [bet]"
-    assert game.parse(0, r"\boxed{bet}").action == "bet"
-    game.step({0: "bet"})
-    game.step({1: "fold"})
-    with pytest.raises(ValueError, match="the game is over"):
-        game.step({0: "bet"})
-    game.reset(0)
-    assert game.ending is None and game.turns()[0].index == 0
 
 
 def test_the_solver_state_stands_where_the_turn_stands():
@@ -511,10 +387,3 @@ def test_the_solver_state_stands_where_the_turn_stands():
         other = make_game(name)
         other.reset(0)
         assert other.turns()[0].state is None
-
-
-def test_games_import_neither_torch_nor_a_model():
-    code = "import sys, spiral_trl.games; print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
-    assert done.stdout.strip() == "[]"

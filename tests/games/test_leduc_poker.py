@@ -6,17 +6,12 @@ import pytest
 from game_checks import (
     beside_openspiel,
     check_information_sets,
-    check_perfect_recall,
-    check_playthrough,
     counts,
     play,
     spiel_counts,
-    transcript,
-    transcripts_of_another_process,
 )
 
 from spiral_trl.games import canonical_name, make_game, tabulate
-from spiral_trl.games.base import Game
 from spiral_trl.games.sequence_form import sequence_form, solve
 from spiral_trl.games.table import TERMINAL
 from spiral_trl.records import Ending
@@ -48,11 +43,6 @@ def test_the_whole_tree_is_openspiels(style):
         facing, may_raise = 0 in state.legal_actions(), 2 in state.legal_actions()
         words = [*(["fold", "call"] if facing else ["check"]), *(["raise"] if may_raise else [])]
         assert turn.legal_actions == tuple(words)
-
-
-@pytest.mark.parametrize("style", STYLES)
-def test_perfect_recall(style):
-    check_perfect_recall(tabulate(name_of(style)))
 
 
 def test_prompts_tell_own_card_public_card_moves_and_chips():
@@ -162,29 +152,9 @@ def test_a_solver_state_is_never_changed_by_the_game():
     assert (str(attached.state), dict(attached.actions)) == before
 
 
-@pytest.mark.parametrize(
-    ("file", "name", "seed"),
-    [
-        ("leduc_poker.txt", "leduc_poker", 7),
-        ("leduc_poker_latest.txt", "leduc_poker(observation=latest)", 7),
-        ("leduc_poker_compact.txt", "leduc_poker(observation=compact)", 7),
-        ("leduc_poker_sign.txt", "leduc_poker(payoff=sign)", 6),
-    ],
-)
-def test_golden_playthroughs(file, name, seed):
-    check_playthrough(file, name, seed)
-
-
 def test_latest_reads_as_words():
     words, latest = tabulate("leduc_poker"), tabulate(name_of("latest"))
     assert [t.messages for t in words.turns] == [t.messages for t in latest.turns]
-
-
-def test_the_same_seed_gives_the_same_transcript_in_another_process():
-    names, seeds = ["leduc_poker", "liars_dice(numdice=5)", "kuhn_poker(cards=5,rounds=3)"], range(5)
-    ours = [transcript(name, seed) for name in names for seed in seeds]
-    assert transcripts_of_another_process(names, seeds) == ours
-    assert len(set(ours)) == 15
 
 
 def test_deals_have_their_weights():
@@ -209,26 +179,3 @@ def test_names():
     )
     with pytest.raises(ValueError, match=r"unknown value of payoff in leduc_poker 'chip'.*did you mean 'chips'\?"):
         make_game("leduc_poker(payoff=chip)")
-
-
-def test_it_is_a_game_and_answers_misuse_in_one_line():
-    game = make_game("leduc_poker")
-    assert isinstance(game, Game)
-    with pytest.raises(ValueError, match="leduc_poker: nobody is asked; reset it first"):
-        game.turns()
-    game.reset(0)
-    with pytest.raises(ValueError, match="the game is not over"):
-        game.returns()
-    with pytest.raises(ValueError, match="player 0 is asked, not player 1"):
-        game.parse(1, "[raise]")
-    for actions in ({1: "raise"}, {0: "call"}, {}, {0: "raise", 1: "call"}):
-        with pytest.raises(ValueError, match="player 0 may play check or raise"):
-            game.step(actions)
-    assert game.parse(0, "[call]").error == "'call' is not legal here; legal: [check], [raise]"
-    assert game.parse(0, r"\boxed{raise}").action == "raise"
-    game.step({0: "raise"})
-    game.step({1: "fold"})
-    with pytest.raises(ValueError, match="the game is over"):
-        game.step({0: "raise"})
-    game.reset(0)
-    assert game.ending is None and game.turns()[0].index == 0

@@ -3,29 +3,15 @@
 import numpy as np
 import pyspiel
 import pytest
-from playthrough import golden
+from toy_games import Script
 
 from spiral_trl.games import make_game
-from spiral_trl.games.base import Game
-from spiral_trl.games.pig import Pig
 from spiral_trl.records import Ending
-
-
-class Dice:
-    """Chance that rolls the given faces."""
-
-    def __init__(self, faces):
-        self.faces = list(faces)
-        self.asked = []
-
-    def choose(self, probabilities):
-        self.asked.append(tuple(probabilities))
-        return self.faces[len(self.asked) - 1] - 1
 
 
 def play(name, choices, faces):
     """Plays `choices` (`r` and `h`) with `faces`; answers the game, the dice and all turns."""
-    game, dice = make_game(name), Dice(faces)
+    game, dice = make_game(name), Script(np.subtract(faces, 1).tolist())
     game.reset(0, chance=dice)
     turns = []
     for choice in choices:
@@ -51,7 +37,7 @@ def test_random_games_go_as_in_openspiel(name, spiel, observation):
     endings = set()
     for _ in range(60):
         faces = rng.integers(1, 7, size=2000)
-        game, dice = make_game(f"{name[:-1]},observation={observation})"), Dice(faces)
+        game, dice = make_game(f"{name[:-1]},observation={observation})"), Script(np.subtract(faces, 1).tolist())
         game.reset(0, chance=dice)
         state = pyspiel.load_game(spiel).new_initial_state()
         index = 0
@@ -140,20 +126,6 @@ def test_the_seed_decides_the_dice():
 
 
 @pytest.mark.parametrize(
-    ("file", "name", "seed"),
-    [
-        ("pig.txt", "pig(target=20)", 2),
-        ("pig_latest.txt", "pig(target=15,observation=latest)", 2),
-        ("pig_compact.txt", "pig(target=30,observation=compact)", 3),
-        ("pig_three_players.txt", "pig(target=10,players=3,horizon=12)", 1),
-    ],
-)
-def test_golden_playthroughs(file, name, seed):
-    text, kept = golden(file, name, seed)
-    assert text == kept
-
-
-@pytest.mark.parametrize(
     ("name", "message"),
     [
         ("pig(target=1)", "target of pig must be from 2 to 1000, not 1"),
@@ -164,19 +136,3 @@ def test_golden_playthroughs(file, name, seed):
 def test_wrong_names_are_one_line_errors(name, message):
     with pytest.raises(ValueError, match=message):
         make_game(name)
-
-
-def test_misuse_is_answered_in_one_line():
-    game = make_game("pig")
-    assert isinstance(game, Game) and Pig(target=50).name == "pig(target=50)"
-    with pytest.raises(ValueError, match="reset it first"):
-        game.turns()
-    game.reset(0)
-    with pytest.raises(ValueError, match="the game is not over"):
-        game.returns()
-    with pytest.raises(ValueError, match="player 0 is asked, not player 1"):
-        game.parse(1, "[roll]")
-    for actions in ({1: "roll"}, {0: "stop"}, {}, {0: "roll", 1: "hold"}):
-        with pytest.raises(ValueError, match="player 0 may play roll or hold"):
-            game.step(actions)
-    assert game.parse(0, "[stop]").error == "'stop' is not legal here; legal: [roll], [hold]"

@@ -3,13 +3,11 @@
 import json
 import os
 import random
-import subprocess
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import printed_by
 
 from spiral_trl.games import game_names, make_game
 from spiral_trl.games.registry import _GAMES
@@ -111,17 +109,10 @@ def test_other_seeds_give_other_games(transcripts):
 
 def test_in_another_process(transcripts):
     code = (
-        "import json, sys; sys.path.insert(0, sys.argv[1]); from test_same_seed import *; "
+        "import json; from test_same_seed import *; "
         "print(json.dumps({name: [transcript(name, seed) for seed in SEEDS] for name in ALL}))"
     )
-    other = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )
-    theirs = json.loads(other.stdout)
+    theirs = json.loads(printed_by(code, PYTHONHASHSEED="1"))
     assert list(theirs) == ALL
     for name in ALL:
         assert theirs[name] == transcripts[name], name

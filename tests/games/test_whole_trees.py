@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyspiel
 import pytest
+from toy_games import EndOfScript, Script
 
 from spiral_trl.games import game_names, make_game, tabulate
 from spiral_trl.games.registry import parse_name
@@ -76,21 +77,6 @@ GAMES = [
 ]
 
 
-class Script:
-    """Chance that follows a list of outcomes and then stops the game."""
-
-    class End(Exception):
-        pass
-
-    def __init__(self, outcomes):
-        self.outcomes = list(outcomes)
-
-    def choose(self, probabilities):
-        if not self.outcomes:
-            raise Script.End(list(probabilities))
-        return self.outcomes.pop(0)
-
-
 class Point(NamedTuple):
     """A point of a game. `what` is, by `kind`, the probabilities at `chance`, the `turns`, or the game at its `end`.
 
@@ -118,7 +104,7 @@ def histories(name):
             game.reset(0, chance=Script(script))
             for actions in played:
                 game.step(actions)
-        except Script.End as end:
+        except EndOfScript as end:
             (probabilities,) = end.args
             points.append(Point("chance", probabilities, last, script, played, pasts))
             stack += [((*script, i), played, None, pasts) for i, p in enumerate(probabilities) if p > 0]

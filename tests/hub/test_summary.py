@@ -131,3 +131,76 @@ def test_rules_name_the_library_of_other_games():
     assert rules_of("kuhn_poker(rounds=5)").startswith("Each of two players antes")
     assert rules_of("openspiel:goofspiel(num_cards=4)") == "The rules are those of goofspiel as OpenSpiel plays it."
     assert rules_of("textarena:Snake-v0") == "The rules are those of Snake-v0 as TextArena plays it."
+
+
+def with_games(metrics):
+    """The metrics of a run on two games."""
+    names = ("exploitability", "illegal_move_rate", "results", "strategy", "equilibrium_alpha", "curves")
+    own = {name: metrics[name] for name in names}
+    other = {
+        "exploitability": {"start": 0.5, "final": 0.25, "plain": None, "method": "lower bound", "unit": "points"},
+        "illegal_move_rate": {"start": 0.1, "final": 0.03, "plain": None},
+        "results": [
+            {
+                "opponent": "<b>x</b>",
+                "seat": 0,
+                "role": "player 0",
+                "games": 4,
+                "win_rate": [0.5, 0.2, 0.8],
+                "draw_rate": 0.0,
+                "mean_return": None,
+            }
+        ],
+        "curves": {"self_play": [{"step": 1, "exploitability": 0.25}]},
+    }
+    metrics["games_trained"] = [metrics["game"], "simple_negotiation"]
+    metrics["by_game"] = {metrics["game"]: own, "simple_negotiation": other}
+    return metrics
+
+
+def test_the_figures_of_every_game(metrics):
+    one = summarise(metrics)
+    assert one.games == []
+    run = summarise(with_games(metrics))
+    assert [row.game for row in run.games] == [metrics["game"], "simple_negotiation"]
+    other = run.games[1]
+    assert other.exploitability == {"start": "≥ 0.500", "final": "≥ 0.250", "plain": "not measured"}
+    assert other.illegal["final"] == "3.0%" and other.method == "lower bound, points"
+    assert run.games[0].exploitability["final"] == "0.0123"
+    assert [tile.value for tile in run.tiles] == [tile.value for tile in one.tiles]
+    assert any("these games" in text for text in run.caveats) and any("this one game" in text for text in one.caveats)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda g: g.update(exploitability={"final": "x"}),
+            "metrics['by_game']['simple_negotiation']['exploitability']",
+        ),
+        (lambda g: g.update(results=[{}]), "metrics['by_game']['simple_negotiation']['results'][0]"),
+        (lambda g: g.update(curves={"self_play": [{"step": "one"}]}), "['curves']['self_play'][0]['step'] is 'one'"),
+        (lambda g: g.update(illegal_move_rate=3), "it must be a dict"),
+    ],
+)
+def test_bad_figures_of_a_game_are_refused_by_name(metrics, change, message):
+    changed = with_games(metrics)
+    change(changed["by_game"]["simple_negotiation"])
+    with pytest.raises(ValueError) as error:
+        summarise(changed)
+    assert message in str(error.value)
+
+
+def test_every_game_stands_in_the_card_and_the_page(metrics, tmp_path):
+    from spiral_trl.hub.card import write_model_card
+    from spiral_trl.hub.report import write_report
+
+    write_model_card(with_games(metrics), tmp_path / "README.md")
+    card = (tmp_path / "README.md").read_text()
+    assert "### Every game" in card and "| simple\\_negotiation | ≥ 0.500 |" in card and "<b>" not in card
+    write_report(metrics, [], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert 'id="every-game"' in page and "simple_negotiation" in page and "<b>x" not in page
+    del metrics["by_game"]
+    write_report(metrics, [], tmp_path / "old.html")
+    assert "every-game" not in (tmp_path / "old.html").read_text().split("</style>")[1]

@@ -170,7 +170,9 @@ def test_cfr_plays_each_hand_of_a_match_from_the_seat_that_opens_it_and_says_so(
     with caplog.at_level(logging.WARNING):
         assert player.action_probabilities(turn) == player.action_probabilities(hand[f"0|{card}|"])
         player.action_probabilities(turn)
-    assert caplog.messages == ["cfr plays each hand of kuhn_poker(rounds=3) by the equilibrium of a single one"]
+    assert caplog.messages == ["cfr plays each hand of kuhn_poker(rounds=3) by the equilibrium of one"]
+    CFRPlayer().check(turn)
+    assert len(caplog.messages) == 1  # asked whether it can, it plays nothing
 
 
 @pytest.mark.parametrize(
@@ -266,7 +268,7 @@ def test_cfr_goes_hand_by_hand_where_the_prompt_leaves_out_the_past(caplog):
     game.reset(0)
     with caplog.at_level(logging.WARNING):
         CFRPlayer().reply(game.turns())
-    assert caplog.messages == [f"cfr plays each hand of {game.name} by the equilibrium of a single one"]
+    assert caplog.messages == [f"cfr plays each hand of {game.name} by the equilibrium of one"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from spiral_trl.errors import PlayerError
+from spiral_trl.games import make_game
 from spiral_trl.players.human import HumanPlayer, PersonLeft, printable
 from spiral_trl.records import Reply, Turn
 
@@ -50,6 +51,20 @@ def test_a_typo_is_asked_again_with_the_reason():
 def test_free_text_is_passed_on():
     player, _ = person("", "I offer [2 Wood] for 1 Gold.")
     assert player.reply([turn("trade", legal=None)]) == [Reply(text="I offer [2 Wood] for 1 Gold.")]
+
+
+def test_a_bare_action_is_put_into_a_box_where_a_game_has_actions_that_it_does_not_list():
+    game = make_game("simple_negotiation(resources=2)")
+    game.reset(0)
+    for typed, text, action in (
+        ("Pass", r"\boxed{Pass}", "Pass"),
+        ("offer: 2 wood -> 1 gold", r"\boxed{offer: 2 wood -> 1 gold}", "Offer: 2 Wood -> 1 Gold"),
+        ("I have Wood. [Pass]", "I have Wood. [Pass]", "Pass"),
+        (r"\boxed{Pass}", r"\boxed{Pass}", "Pass"),
+    ):
+        player, _ = person("", typed)
+        (reply,) = player.reply(game.turns())
+        assert reply == Reply(text=text) and game.parse(0, text).action == action
 
 
 @pytest.mark.parametrize("leaving", [[], ["quit"], ["bte", " QUIT "], [KeyboardInterrupt()]])

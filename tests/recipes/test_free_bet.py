@@ -1,27 +1,19 @@
 """recipes/free_bet.py: what a strategy of one set of rules is worth under the other, and a short run of both."""
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from scripts import ROOT, load_script, run_python
 
 from spiral_trl.games.kuhn_equilibrium import equilibrium
 
 
-ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "free_bet.py"
 
 
 @pytest.fixture(scope="module")
 def recipe():
-    specification = importlib.util.spec_from_file_location("recipe_free_bet", RECIPE)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load_script(RECIPE)
 
 
 def always(recipe, *choices):
@@ -89,13 +81,7 @@ def test_the_table_has_a_line_for_each_strategy(recipe):
 
 
 def launch(*arguments):
-    return subprocess.run(
-        [sys.executable, str(RECIPE), *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run_python(RECIPE, *arguments)
 
 
 @pytest.mark.slow

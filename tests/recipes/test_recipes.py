@@ -1,22 +1,22 @@
 """Recipes as they are launched: what a run leaves behind, and how bad input ends."""
 
-import importlib.util
 import json
 import os
+import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from scripts import ROOT, load_script, run_python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from spiral_trl.cli import run_recipe, self_play_parser
+from spiral_trl.games.registry import canonical_name
+from spiral_trl.players.registry import check_player
 from spiral_trl.records import Ending, dataset_to_episodes
+from spiral_trl.training.checks import can_play, check_embedded_games
 
 
-ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 YAMLS = sorted(path for path in RECIPES.rglob("*.yaml") if path.parent.name != "accelerate")
 # Made up; it stands where a user's would
@@ -27,24 +27,7 @@ SHORT = (
 ).split()
 
 
-def load_recipe(name):
-    specification = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-kuhn = load_recipe("kuhn")
-
-
-def environment():
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-
-
-def launch(*arguments, timeout=300):
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)], env=environment(), capture_output=True, text=True, timeout=timeout
-    )
+kuhn = load_script(RECIPES / "kuhn.py")
 
 
 @pytest.fixture
@@ -56,20 +39,58 @@ def keep_environment(monkeypatch):
 # ------------------------------------------------------------------------------------------------------- every YAML
 
 
-@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.name)
-def test_every_recipe_file_is_read_by_its_recipe(path, monkeypatch, keep_environment):
+def parsed(path):
+    """What the recipe that a file names on its first line reads in it: one instance of each of its dataclasses."""
+    recipe = re.match(r"# recipes/(\w+)\.py\b", path.read_text())[1]
+    parser = load_recipe(recipe).make_parser() if recipe == "sft" else self_play_parser()
     # A machine without a GPU refuses bf16, which says nothing about the file
-    flags = ["--bf16", "false", "--use_cpu", "true"]
-    run, args, model_args = self_play_parser().parse_args_and_config(["--config", str(path), *flags])
+    return parser.parse_args_and_config(["--config", str(path), "--bf16", "false", "--use_cpu", "true"])
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.name)
+def test_every_recipe_file_is_read_by_its_recipe(path, keep_environment):
+    run, args, model_args = parsed(path)
     given = yaml.safe_load(path.read_text())
     assert given["model_name_or_path"] == model_args.model_name_or_path
     assert given["games"] == run.games
-    assert given["max_steps"] == args.max_steps
+    assert [canonical_name(game) for game in run.games]
+    assert given.get("max_steps", args.max_steps) == args.max_steps
     assert f"recipes/{path.name}" in path.read_text(), "the file names no launch line"
+    for opponent in run.report_opponents:
+        assert any(can_play(opponent, game) for game in run.games)
+    if model_args.model_name_or_path == "embedded" and hasattr(args, "max_completion_length"):
+        check_embedded_games(run.games, args.max_completion_length, run.embedded_reasoning)
 
 
 def test_there_are_recipe_files():
-    assert {"kuhn_tiny.yaml", "kuhn_qwen3_4b.yaml"} <= {path.name for path in YAMLS}
+    assert {"kuhn_tiny.yaml", "kuhn_qwen3_4b.yaml", "multi_game_tiny.yaml", "sft_kuhn_tiny.yaml"} <= {
+        path.name for path in YAMLS
+    }
+
+
+PAPER = [path for path in YAMLS if re.search(r"qwen3_4b|r1_distill", path.name) and "sft" not in path.name]
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.name)
+def test_files_of_the_paper_differ_only_in_what_they_are_about(path, keep_environment):
+    given, base = (yaml.safe_load(p.read_text()) for p in (path, RECIPES / "kuhn_qwen3_4b.yaml"))
+    about = {
+        "games", "output_dir", "model_name_or_path", "advantage", "baseline_decay", "opponents", "games_per_generation",
+        "eval_opponents", "report_opponents", "illegal_moves", "max_completion_length",
+    }  # fmt: skip
+    assert {key for key in given.keys() | base.keys() if given.get(key) != base.get(key)} <= about
+
+
+def test_the_papers_opponents_and_ablation(keep_environment):
+    def of(name):
+        return parsed(RECIPES / f"kuhn_qwen3_4b{name}.yaml")[1]
+
+    assert of("").opponent_weights == {"self": 1.0} and of("").advantage == "rae"
+    assert of("_no_rae").advantage == "none" and of("_no_rae").opponent_weights == {"self": 1.0}
+    assert of("_random").opponent_weights == {"random": 1.0}
+    (fixed,) = of("_fixed").opponent_weights
+    check_player(fixed, "kuhn_poker(rounds=5)")
+    assert "Mistral-Small" in fixed
 
 
 def test_the_papers_recipe_has_the_papers_settings(keep_environment):
@@ -98,7 +119,7 @@ def finished(tmp_path_factory):
     """Output folder and printed text of a short run of recipes/kuhn.py, as a user launches it."""
     folder = tmp_path_factory.mktemp("kuhn") / "out"
     config = RECIPES / "kuhn_tiny.yaml"
-    done = launch(
+    done = run_python(
         RECIPES / "kuhn.py", "--config", config, "--output_dir", folder, "--seed", 3, "--hub_token", TOKEN, *SHORT
     )
     assert done.returncode == 0, done.stderr[-4000:]
@@ -213,7 +234,7 @@ def test_the_papers_recipe_runs_with_a_small_model_in_its_place(small_qwen, tmp_
         "--gradient_checkpointing false --eval_steps 2 --eval_games 4 --report_pairs 2 --save_steps 1 "
         "--dataloader_pin_memory false"
     ).split()
-    done = launch(
+    done = run_python(
         *("-m", "accelerate.commands.launch", "--config_file", RECIPES / "accelerate" / "cpu.yaml"),
         *(RECIPES / "kuhn.py", "--config", RECIPES / "kuhn_qwen3_4b.yaml", *flags),
     )
@@ -263,7 +284,7 @@ BAD = {
         ["reads only the compact observation", "not kuhn_poker,"],
     ),
     "a game without a bound on its numbers": (
-        {"games": ["simple_negotiation(observation=compact)"]},
+        {"games": ["simple_negotiation(observation=compact)"], "report_opponents": ["random"]},
         ["The embedded model reads simple_negotiation(resources=2,observation=compact)"],
     ),
     "replies too short for the game": ({"max_completion_length": 2}, ["max_completion_length is 2", "up to 3 tokens"]),
@@ -378,7 +399,7 @@ def test_an_output_folder_that_holds_another_run(tmp_path, capsys, no_model, kee
 
 
 def test_bad_input_as_a_user_sees_it(tmp_path):
-    done = launch(RECIPES / "kuhn.py", "--games", "kuhn_pocker", "--output_dir", tmp_path / "out")
+    done = run_python(RECIPES / "kuhn.py", "--games", "kuhn_pocker", "--output_dir", tmp_path / "out")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: unknown game 'kuhn_pocker'; allowed: ") and " kuhn_poker, " in line

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scripts import ROOT
 from transformers import AutoModelForCausalLM
 
 
-ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("run_worker.py")
 GAME = "kuhn_poker(observation=compact)"
 SMALL = {

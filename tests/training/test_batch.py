@@ -1,5 +1,7 @@
 """Rows of a batch and outcomes in game order, on games written by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,23 @@ def test_the_learners_turns(played):
     assert turns.illegal[turns.sample].tolist() == [False, False, False, True]
 
 
+def test_turns_of_an_opponent_that_is_a_model_are_not_the_learners(played):
+    learner = np.array([[True, False], [False, True], [True, True]])
+    batch = replace(played, outcomes=replace(played.outcomes, learner=learner))
+    turns = learner_turns(batch)
+    assert list(zip(turns.episode.tolist(), turns.player.tolist(), strict=True)) == [(0, 0), (2, 0)]
+
+
+def test_rows_of_a_process_on_which_the_learner_was_never_asked(played):
+    learner = np.zeros((3, 2), dtype=bool)
+    batch = replace(played, outcomes=replace(played.outcomes, learner=learner))
+    turns = learner_turns(batch)
+    settings = {"pad_token_id": 9, "pad_to_multiple_of": None, "mask_truncated": True, "device": torch.device("cpu")}
+    rows = training_rows(batch, turns, np.zeros(0), 2, **settings)
+    assert rows["completion_mask"].tolist() == [[0], [0]] and rows["prompt_mask"].tolist() == [[1], [1]]
+    assert rows["advantages"].tolist() == [0.0, 0.0]
+
+
 def rows_of(played, num_rows, **changes):
     turns = learner_turns(played)
     settings = {"pad_token_id": 99, "pad_to_multiple_of": None, "mask_truncated": False, "device": torch.device("cpu")}
@@ -103,6 +122,7 @@ def test_outcomes_of_all_processes_come_in_game_order(monkeypatch):
     # Process 0 played games 0, 2, 4 (all of "b"), process 1 played 3 ("a", three seats) and 1 ("b")
     first = (np.array([0, 2, 4]), outcomes(("b",), [0, 0, 0], [[10, -10], [12, -12], [14, -14]], [0, 1, 2]))
     second = (np.array([3, 1]), outcomes(("a", "b"), [0, 1], [[1, 2, -3], [11, -11, np.nan]], [1, 0]))
+    first = (first[0], replace(first[1], learner=np.array([[1, 0], [1, 1], [0, 1]], dtype=bool)))
     monkeypatch.setattr(module, "gather_object", lambda _: [first, second])
     for rank, (order, own) in enumerate((first, second)):
         gathered, position = gather_outcomes(own, order, ["a", "b"])
@@ -113,5 +133,6 @@ def test_outcomes_of_all_processes_come_in_game_order(monkeypatch):
             [[10, -10, np.nan], [11, -11, np.nan], [12, -12, np.nan], [1, 2, -3], [14, -14, np.nan]],
         )
         assert gathered.endings.tolist() == [0, 0, 1, 1, 2]
+        assert gathered.learner.astype(int).tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 0], [1, 1, 1], [0, 1, 0]]
         assert position.tolist() == [[0, 2, 4], [3, 1]][rank]
         np.testing.assert_array_equal(gathered.returns[position][:, 0], own.returns[:, 0])

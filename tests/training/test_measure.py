@@ -108,6 +108,14 @@ def test_results_by_seat(player):
             assert bounds[0] <= estimate <= bounds[1] and low <= estimate <= high
 
 
+def test_an_opponent_that_fails_is_left_out_of_the_results_and_no_url_is_told(player, caplog, small_qwen):
+    unreachable = "endpoint(model=m,base_url=http://127.0.0.1:9/v1,api_key_env=none,max_retries=0)"
+    rows = results_by_seat(player, GAME, ["random", unreachable, f"model(path={small_qwen},max_new_tokens=1)"], 2, 1)
+    assert [row["opponent"] for row in rows[::2]] == ["random", "qwen(max_new_tokens=1)"]
+    (warning,) = caplog.messages
+    assert warning.startswith(f"results in {GAME} are without an opponent: endpoint(model=m) could not answer ")
+
+
 METRICS = {
     "game": GAME,
     "model": {"name": "embedded Qwen3, 20,000 parameters", "embedded": True},

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from spiral_trl.errors import PlayerError, PlayError
 from spiral_trl.players.bots import RandomPlayer
 from spiral_trl.players.pool import LEARNER
 from spiral_trl.players.registry import _PLAYERS, _Entry
@@ -208,6 +209,31 @@ def test_a_generation_without_a_turn_of_the_learner_changes_nothing(make_trainer
     assert silent["loss"] == 0 and silent["grad_norm"] == 0
     assert all(np.isfinite(value) for entry in logged for value in entry.values())
     assert any(not torch.equal(value, before[name]) for name, value in parameters(trainer).items())
+
+
+def test_an_opponent_that_fails_midway_says_how_to_go_on(make_trainer, monkeypatch, tmp_path):
+    class Unreachable(RandomPlayer):
+        name = "api"
+        calls = 0
+
+        def sample(self, *args):
+            Unreachable.calls += 1
+            if Unreachable.calls > 3:
+                raise PlayerError("no answer in 60 s")
+            return super().sample(*args)
+
+    known(monkeypatch, "api", Unreachable)
+    settings = {"opponents": ["self", "api"], "num_iterations": 1, "save_strategy": "steps", "save_steps": 2}
+    with pytest.raises(PlayError, match="^api could not answer .* no answer in 60 s; moves so far: none") as raised:
+        make_trainer(max_steps=6, **settings).train()
+    assert raised.value.__notes__ == [
+        f"Go on from the last checkpoint with resume_from_checkpoint={tmp_path / 'run' / 'checkpoint-2'}."
+    ]
+    assert len(raised.value.episodes) == 0  # all games of the generation wait for the same batch
+    Unreachable.calls = -100
+    trainer = make_trainer(max_steps=6, **settings)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 6
 
 
 def test_shaping_where_the_learner_had_no_turn(make_trainer, monkeypatch):

@@ -1,76 +1,10 @@
-"""Players with known policies, and tables of OpenSpiel games, for the tests of evaluation."""
+"""Players for tests, whose replies are known."""
 
 from itertools import product
 
 import numpy as np
-import pyspiel
 
-from spiral_trl.games.table import CHANCE, DECISION, TERMINAL, GameTable
-from spiral_trl.records import Reply, Turn
-
-
-def openspiel_table(name: str) -> GameTable:
-    """The tree of an OpenSpiel game as a table; turns are its information states."""
-    game = pyspiel.load_game(name)
-    players = game.num_players()
-    kind, turn_of, player_of, children, chances, returns = [], [], [], [], [], []
-    turns: dict[str, Turn] = {}
-    order: dict[str, int] = {}
-
-    def grow(state) -> int:
-        node = len(kind)
-        kind.append(TERMINAL if state.is_terminal() else CHANCE if state.is_chance_node() else DECISION)
-        turn_of.append(-1)
-        player_of.append(-1)
-        children.append({})
-        chances.append(())
-        returns.append([np.nan] * players)
-        if state.is_terminal():
-            returns[node] = state.returns()
-        elif state.is_chance_node():
-            chances[node] = tuple(p for _, p in state.chance_outcomes())
-            for column, (action, _) in enumerate(state.chance_outcomes()):
-                children[node][column] = grow(state.child(action))
-        else:
-            player = state.current_player()
-            key = state.information_state_string()
-            if key not in turns:
-                legal = tuple(str(action) for action in state.legal_actions())
-                turns[key] = Turn(name, 0, 0, 0, player, str(player), (), legal, infoset=key)
-                order[key] = len(order)
-            turn_of[node], player_of[node] = order[key], player
-            for action in state.legal_actions():
-                children[node][action] = grow(state.child(action))
-        return node
-
-    grow(game.new_initial_state())
-    actions = tuple(str(action) for action in range(game.num_distinct_actions()))
-    outcomes = max(len(row) for row in chances)
-    child = np.full((len(kind), max(len(actions), outcomes)), -1)
-    cdf = np.zeros((len(kind), max(1, outcomes)))
-    for node in range(len(kind)):
-        for column, target in children[node].items():
-            child[node, column] = target
-        if chances[node]:
-            cdf[node] = 1.0
-            cdf[node, : len(chances[node])] = np.cumsum(chances[node])
-    return GameTable(
-        name=f"openspiel:{name}",
-        num_players=players,
-        roles=tuple(str(p) for p in range(players)),
-        worst_returns=(game.min_utility(),) * players,
-        actions=actions,
-        turns=tuple(turns.values()),
-        games=(),
-        kind=np.array(kind),
-        turn=np.array(turn_of),
-        player=np.array(player_of),
-        child=child,
-        cdf=cdf,
-        returns=np.array(returns),
-        truncated=np.zeros(len(kind), dtype=bool),
-        depth=game.max_game_length(),
-    )
+from spiral_trl.records import Reply
 
 
 class TinyLM:
@@ -159,3 +93,35 @@ class Always:
     def sample(self, turns, which, seeds, index):
         used, given = np.unique(which, return_inverse=True)
         return [Reply(text=self._answer(turns[u])) for u in used], given
+
+
+# What they do in Kuhn poker
+BETTOR = Always({"bet": "[bet]", "call": "[call]"}, "bettor")
+FOLDER = Always({"check": "[check]", "fold": "[fold]"}, "folder")
+CALLER = Always({"check": "[check]", "call": "[call]"}, "caller")
+
+
+class Scripted:
+    """Replies to the n-th turn of every game with the n-th text, the last one over and over, or with `texts[0](turn)`.
+
+    Notes what it was asked.
+    """
+
+    def __init__(self, *texts, name="scripted", speculative=True):
+        self.texts = texts
+        self.name = name
+        self.speculative = speculative
+        self.asked = []  # one list of turns for each call
+
+    def _reply(self, turn, index):
+        (*_, last) = self.texts
+        return Reply(last(turn) if callable(last) else self.texts[min(index, len(self.texts) - 1)])
+
+    def reply(self, turns):
+        self.asked.append(list(turns))
+        return [self._reply(turn, turn.index) for turn in turns]
+
+    def sample(self, turns, which, seeds, index):
+        self.asked.append([turns[w] for w in which])
+        pairs, of = np.unique(np.stack([which, index]), axis=1, return_inverse=True)
+        return [self._reply(turns[w], i) for w, i in pairs.T], of.reshape(-1)
