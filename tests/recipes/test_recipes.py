@@ -42,7 +42,7 @@ def keep_environment(monkeypatch):
 def parsed(path):
     """What the recipe that a file names on its first line reads in it: one instance of each of its dataclasses."""
     recipe = re.match(r"# recipes/(\w+)\.py\b", path.read_text())[1]
-    parser = load_recipe(recipe).make_parser() if recipe == "sft" else self_play_parser()
+    parser = load_script(RECIPES / f"{recipe}.py").make_parser() if recipe == "sft" else self_play_parser()
     # A machine without a GPU refuses bf16, which says nothing about the file
     return parser.parse_args_and_config(["--config", str(path), "--bf16", "false", "--use_cpu", "true"])
 
