@@ -8,8 +8,8 @@ asks the player for nothing but replies.
 
 What it then wins on fresh deals, where its luck in training counts for nothing, is a **lower bound** on exploitability
 up to sampling noise, and no more than that: a best response wins at least as much, and in a large game far more. Against
-uniformly random play of Leduc poker (exploitability 2.374 points) 5,000 games of learning find about 1.5, and 20,000
-about 2.0. [`~spiral_trl.evaluation.exploitability.exploitability_lower_bound`] does both and gives the interval.
+uniformly random play of Leduc poker (exploitability 2.374 chips) 5,000 games of learning find about 1.9, and 20,000
+about 2.1. [`~spiral_trl.evaluation.exploitability.exploitability_lower_bound`] does both and gives the interval.
 """
 
 from __future__ import annotations
