@@ -55,6 +55,7 @@ VARIANTS = len(_OPENINGS["equilibrium"]) * LAYOUTS * len(_LINES) * len(_CONCLUSI
 MAX_LISTED = 9
 # Values closer than this are the same to a reader
 _SAME = 0.005
+_UNTRIED = "not tried"
 
 
 def rationale(analysis: Analysis, variant: int = 0) -> str:
@@ -89,7 +90,7 @@ def _number(value: float) -> str:
 def _value(analysis: Analysis, index: int) -> str:
     value = analysis.values[index]
     if math.isnan(value):
-        return "not tried"
+        return _UNTRIED
     if analysis.kind == "minimax" and analysis.forced is not None:
         outcomes = {analysis.forced: "a win", 0.0: "a draw", -analysis.forced: "a loss"}
         return outcomes.get(value, _number(value))
@@ -111,12 +112,14 @@ def _values(analysis: Analysis, layout: int) -> str:
         shown[-1] = analysis.index
     listed = [(analysis.actions[i], _value(analysis, i)) for i in shown]
     rest = len(order) - len(shown)
-    tail = [f"the other {rest} are worth no more than these"] if rest else []
+    tail = [f"none of the other {rest} is worth more than the best of these"] if rest else []
     if layout == 0:
         return "\n".join(f"- {line}" for line in [*(f"{name}: {value}" for name, value in listed), *tail])
     if layout == 1:
         return "; ".join([*(f"{name}: {value}" for name, value in listed), *tail]) + "."
-    return "Worth: " + ", ".join([*(f"{name} {value}" for name, value in listed), *tail]) + "."
+    # Actions may be numbers, so they do not stand beside their values
+    told = (f"{name} {'is' if value == _UNTRIED else 'is worth'} {value}" for name, value in listed)
+    return "; ".join([*told, *tail]) + "."
 
 
 def _line(analysis: Analysis, phrasing: int) -> str:

@@ -196,7 +196,7 @@ def load_model_player(
             **where,
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".")
         near = "" if local else f"; nor is there a folder {path} here{_near(folder)}"
         raise ValueError(f"The model {path} cannot be loaded: {reason}{near}") from error
     model, loaded = answer

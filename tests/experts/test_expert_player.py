@@ -84,6 +84,8 @@ def test_values_of_best_play_are_told_as_outcomes():
     )
     text = rationale(analysis, 0)
     assert "- 4: a win\n- 8: a draw\n- 0: a loss\n" in text
+    # Beside a figure the number of a cell would read as another
+    assert "\n4 is worth a win; 8 is worth a draw; 0 is worth a loss.\n" in rationale(analysis, 2 * 4)
     assert "the opponent plays 8, then I play 0, and the game ends" in text and "the one best move" in text
 
 
@@ -101,7 +103,9 @@ def test_many_actions_are_told_by_the_best_few_and_the_one_that_is_played():
     )
     text = rationale(analysis, 0)
     assert "bid 29: +0.97 on average, with 1% of the visits" in text and "bid 3: +0.10" in text
-    assert text.count("bid ") == 9 + 1 and "the other 21 are worth no more than these" in text
+    assert text.count("bid ") == 9 + 1 and "none of the other 21 is worth more than the best of these" in text
+    # Some are worth more than the one that is played
+    assert "bid 21:" not in text and analysis.values[21] > analysis.values[3]
 
 
 def test_play_follows_the_solver_and_writes_what_it_plays():
