@@ -102,7 +102,7 @@ def test_a_model_is_not_loaded_to_be_told_that_it_writes_its_own_replies(tmp_pat
 def test_what_cfr_solves_instead_of_a_match_is_said_once(tmp_path, capsys, caplog):
     argv = ["kuhn_poker(rounds=4)", "--decisions", 20, "--output", tmp_path / "set"]
     assert called(capsys, *argv)[0] == 0
-    assert caplog.messages.count("cfr plays each hand of kuhn_poker(rounds=4) by the equilibrium of one") == 1
+    assert caplog.messages.count("cfr plays each hand of kuhn_poker(rounds=4) by the equilibrium of a single one") == 1
 
 
 def test_a_failure_midway_says_how_to_go_on(tmp_path, capsys, monkeypatch):
