@@ -45,7 +45,19 @@ def run_recipe(main: Callable[[Sequence[str] | None], object], argv: Sequence[st
     """
     # TRL 1.16 sets this field by the name that transformers renamed
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated", category=FutureWarning)
-    run_main(main, argv)
+    run_main(lambda argv: _and_leave_the_group(main, argv), argv)
+
+
+def _and_leave_the_group(main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None) -> None:
+    """`main(argv)`, after which the processes part in order: one that exits inside a gloo group may abort (SIGABRT) on
+    its way out, and torchrun then reports a run that ended well as failed.
+
+    Not after an error: to leave a group whose other members wait inside a collective would hang.
+    """
+    main(argv)
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def self_play_parser() -> RecipeParser:

@@ -69,6 +69,7 @@ def main(path):
             "turns": watch.turns,
         }
         (folder / f"{rank}.json").write_text(json.dumps(ended))
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
