@@ -33,7 +33,7 @@ $(RUN_STAMP): $(INPUTS)
 # What the tests need includes what a run needs.
 $(DEV_STAMP): $(INPUTS)
 	$(make_environment)
-	$(PIP) --editable ".[peft,textarena,dev]"
+	$(PIP) --editable ".[peft,sae,textarena,dev]"
 	touch $(RUN_STAMP) $@
 
 # Everything the job needs is in the repository, so nothing is looked up. One thread: the model is too small for more.
