@@ -8,7 +8,7 @@ from scripts import ROOT, load_script, run_python
 from spiral_trl.games.kuhn_equilibrium import equilibrium
 
 
-RECIPE = ROOT / "recipes" / "free_bet.py"
+RECIPE = "recipes/free_bet.py"
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_the_table_has_a_line_for_each_strategy(recipe):
 
 
 def launch(*arguments):
-    return run_python(RECIPE, *arguments)
+    return run_python(ROOT / RECIPE, *arguments)
 
 
 @pytest.mark.slow
