@@ -11,7 +11,7 @@ from toy_players import Always
 from spiral_trl.commands import loading
 from spiral_trl.commands.output import Progress, one_line, print_table, with_interval
 from spiral_trl.errors import PlayerError
-from spiral_trl.evaluation.arena import play_match
+from spiral_trl.evaluation.match import play_match
 from spiral_trl.evaluation.one_player import measure_player
 from spiral_trl.players.bots import CFRPlayer, RandomPlayer
 from spiral_trl.stats import Interval
