@@ -268,7 +268,7 @@ def test_cfr_goes_hand_by_hand_where_the_prompt_leaves_out_the_past(caplog):
     game.reset(0)
     with caplog.at_level(logging.WARNING):
         CFRPlayer().reply(game.turns())
-    assert caplog.messages == [f"cfr plays each hand of {game.name} by the equilibrium of one"]
+    assert caplog.messages == [f"cfr plays each hand of {game.name} by the equilibrium of a single one"]
 
 
 @pytest.mark.parametrize(
