@@ -13,7 +13,7 @@ from ..errors import UsageError, usage_errors
 from ..games import make_game
 from ..games.chance import derive_seeds
 from ..games.registry import canonical_name
-from ..players.frozen_model import ModelSettings, check_model
+from ..players.frozen_model import ModelSettings, load_causal_lm, model_name
 from ..records import Episode, dataset_to_episodes, episodes_to_dataset
 from ..rollout import play
 
@@ -31,23 +31,14 @@ def load_model(name: str, revision: str | None = None) -> tuple[PreTrainedModel,
     """A causal language model to be read, in evaluation mode, on the GPU where there is one, and its tokenizer.
 
     Args:
-        name (`str`): A folder or an id on the Hub.
+        name (`str`): A folder, with a whole model or a PEFT adapter, or an id on the Hub.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
 
     Raises:
         [`~spiral_trl.errors.UsageError`]: If there is none.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     with usage_errors():
-        check_model(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype="auto")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"the model {name!r} cannot be loaded: {error}") from error
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+        return load_causal_lm(name, ModelSettings(revision=revision))
 
 
 def play_to_read(
@@ -160,7 +151,7 @@ class TextSource:
     def to_dict(self) -> dict[str, Any]:
         return {
             "kind": "text",
-            "dataset": shown_name(self.name),
+            "dataset": model_name(self.name),
             "config": self.config,
             "split": self.split,
             "column": self.column,
@@ -178,9 +169,3 @@ def first_tokens(documents: Iterable[Document], tokens: int | None) -> Iterator[
         kept += len(document.ids) - document.start
         if tokens is not None and kept >= tokens:
             return
-
-
-def shown_name(name: str) -> str:
-    """How a model or a dataset is called in what is kept: the last part of a folder's path, or the id on the Hub."""
-    path = Path(name)
-    return path.absolute().name if path.exists() else name
