@@ -71,13 +71,14 @@ def collect(
     and by how much, is logged and stands in `store.json`.
 
     `quality.json` has for each layer, over all kept tokens: `unexplained_variance`, the squared error of the dictionary's
-    reconstruction over the variance of the stream (over every eighth token where the dictionary is large; `null` where
+    reconstruction over the variance of what it reads (of every eighth token where the dictionary is large; `null` where
     it does not vary); `l0`, the mean number of active features of a token; `dead`, the share of features that were
     active on none.
 
     Args:
         model ([`~transformers.PreTrainedModel`]): The model, on the device that it shall run on.
-        dictionaries (`Mapping[int, Dictionary]`): The dictionary of each wanted layer.
+        dictionaries (`Mapping[int, Dictionary]`): The dictionary of each wanted layer, on the device that it shall run
+            on; see [`~spiral_trl.sae.dictionaries.Dictionary`].
         documents (`Iterable[Document]`): What the model reads. Taken as they come, so that they may be endless in
             principle; to go on with a stopped run, they are given from the first again.
         folder (`str` or `Path`): The store.
@@ -112,14 +113,7 @@ def collect(
         "source": json.loads(json.dumps(dict(source))),
         "value_dtype": value_dtype,
         "shard_tokens": shard_tokens,
-        "layers": {
-            str(layer): {
-                "num_features": dictionary.num_features,
-                "dictionary": dictionary.name,
-                "fingerprint": dictionary.fingerprint,
-            }
-            for layer, dictionary in sorted(dictionaries.items())
-        },
+        "layers": {str(layer): dictionary.to_dict() for layer, dictionary in sorted(dictionaries.items())},
     }
     reader = Reader(model, dictionaries, batch_tokens, value_dtype)
     table, fingerprint = DocumentsTable(), hashlib.sha256()

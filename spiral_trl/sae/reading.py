@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -38,7 +38,9 @@ class Encoder(Protocol):
     @property
     def fingerprint(self) -> str: ...
     def encode(self, stream: torch.Tensor, /) -> torch.Tensor: ...
-    def decode(self, codes: torch.Tensor, /) -> torch.Tensor: ...
+    def read(self, stream: torch.Tensor, /) -> torch.Tensor: ...
+    def error(self, stream: torch.Tensor, codes: torch.Tensor, /) -> torch.Tensor: ...
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 @dataclass
@@ -225,8 +227,8 @@ class Reader:
             rows = rows_from(at, feature, flat[where].float().cpu().numpy(), codes.shape, self.value_dtype)
             parts.append(rows)
             sums.count += np.bincount(feature, weight[at], dictionary.num_features).astype(np.int64)
-            error = stream[::every] - dictionary.decode(codes[::every]).to(stream)
-            squared = error.double().square().sum(-1).cpu().numpy()
-            exact, some = stream[::every].double().cpu().numpy(), weight[::every]
+            some, error = weight[::every], dictionary.error(stream[::every], codes[::every])
+            squared = error.cpu().double().square().sum(-1).numpy()
+            exact = dictionary.read(stream[::every]).cpu().double().numpy()
             sums.moments += [some.sum(), some @ squared, some @ np.square(exact).sum(-1)]
             sums.total += some @ exact
