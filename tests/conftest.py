@@ -66,6 +66,12 @@ def register_game(monkeypatch):
     registry._parse.cache_clear()
 
 
+@pytest.fixture
+def keep_environment(monkeypatch):
+    """Recipes set variables from their YAML: puts back what a test in this process changed."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -3,14 +3,14 @@
 import json
 
 import pytest
-from scripts import ROOT, load_script
+from scripts import load_script
 
 from spiral_trl.errors import UsageError
 
 
 @pytest.fixture
 def games():
-    return load_script(ROOT / "benchmarks" / "games.py")
+    return load_script("benchmarks/games.py")
 
 
 def test_games_are_timed_by_both_paths(games, tmp_path, capsys):

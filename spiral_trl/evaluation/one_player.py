@@ -10,8 +10,9 @@ from ..errors import PlayerError, PlayError, UsageError
 from ..games.registry import canonical_name
 from ..players.base import Player
 from ..rollout import MAX_TURNS
-from .arena import LeftOut, MatchResult, cannot_play, check_match, match_result, match_seed, play_schedule
+from .arena import LeftOut, play_schedule
 from .exploitability import Exploitability, ExploitabilityBound, measure_exploitability
+from .match import MatchResult, cannot_play, check_match, match_result, match_seed
 from .move_quality import MoveQuality, measure_moves
 
 

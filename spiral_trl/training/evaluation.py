@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..evaluation.arena import play_match
 from ..evaluation.exploitability import Exploitability, measure_exploitability
+from ..evaluation.match import play_match
 from ..games.chance import derive_seeds
 from ..games.registry import make_game
 from ..players.base import Player

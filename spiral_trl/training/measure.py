@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import PlayError
-from ..evaluation.arena import play_match
 from ..evaluation.exploitability import (
     Exploitability,
     ExploitabilityBound,
@@ -18,6 +17,7 @@ from ..evaluation.exploitability import (
     exploitability,
     exploitability_lower_bound,
 )
+from ..evaluation.match import play_match
 from ..evaluation.policy import TooManyRepliesError
 from ..games.kuhn_equilibrium import equilibrium_ranges
 from ..games.registry import parse_name

@@ -4,23 +4,20 @@ fails midway: one line too, and what was made is kept."""
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import transformers
 import yaml
-from scripts import ROOT, load_script
+from scripts import ROOT, load_script, run_python
 from toy_games import TreeGame
 
 from spiral_trl.cli import run_recipe
 from spiral_trl.commands import COMMANDS
 from spiral_trl.commands.main import main
 from spiral_trl.experts.collect import load_decisions
-from spiral_trl.players import frozen_model, registry
+from spiral_trl.players import registry
 from spiral_trl.players.bots import RandomPlayer
 from spiral_trl.records import Ending, dataset_to_episodes
 
@@ -32,47 +29,17 @@ UNREACHABLE = "endpoint(model=m,base_url=http://127.0.0.1:9/v1,api_key_env=none,
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch, tmp_path):
-    """A folder of its own, no key, and variables that a recipe sets put back."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())
+def environment(keep_environment, monkeypatch, tmp_path):
+    """A folder of its own, and no key."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
-def run(capsys):
-    """Calls `spiral-trl`; answers exit code, stdout and stderr."""
-
-    def call(*argv):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(part) for part in argv])
-        return ended.value.code, *capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture
 def model(small_qwen):
     """Name of a model that would load."""
     return str(small_qwen)
-
-
-@pytest.fixture
-def no_model(monkeypatch):
-    """Fails where a model, or its tokenizer, would be made or loaded."""
-    from spiral_trl.training import run as training
-
-    def fail(*args, **kwargs):
-        raise AssertionError("a model was loaded")
-
-    for owner in (transformers.AutoModelForCausalLM, transformers.AutoTokenizer, transformers.PreTrainedModel):
-        monkeypatch.setattr(owner, "from_pretrained", fail)
-    monkeypatch.setattr(registry, "load_model_player", fail)
-    monkeypatch.setattr(frozen_model, "load_model_player", fail)
-    for name in ("SelfPlayTrainer", "save_tiny_model", "warm_start"):
-        monkeypatch.setattr(training, name, fail)
 
 
 # How each command is told of a game that players play
@@ -131,8 +98,7 @@ def test_a_game_shows_its_parameters(run):
 def test_output_that_nobody_reads_any_more():
     reading, writing = os.pipe()
     os.close(reading)
-    argv = [sys.executable, "-m", "spiral_trl", "games", "--source", "openspiel"]
-    ended = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    ended = run_python("-m", "spiral_trl", "games", "--source", "openspiel", stdout=writing)
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (1, "")
 
@@ -215,7 +181,7 @@ def test_every_command_is_covered(run):
 @pytest.fixture
 def recipe(capsys):
     """Runs recipes/kuhn.py with keys other than those of kuhn_tiny.yaml."""
-    kuhn = load_script(RECIPES / "kuhn.py")
+    kuhn = load_script("recipes/kuhn.py")
 
     def call(**keys):
         given = yaml.safe_load((RECIPES / "kuhn_tiny.yaml").read_text()) | {"output_dir": "out"} | keys

@@ -2,20 +2,17 @@ import json
 
 import pytest
 
-from spiral_trl.commands.main import main
 from spiral_trl.games import game_names, make_game
 from spiral_trl.games.registry import game_source
 
 
 @pytest.fixture
-def games(capsys):
+def games(run):
     """Calls `spiral-trl games`; answers stdout."""
 
     def call(*argv):
-        with pytest.raises(SystemExit) as ended:
-            main(["games", *map(str, argv)])
-        out, err = capsys.readouterr()
-        assert (ended.value.code, err) == (0, "")
+        code, out, err = run("games", *argv)
+        assert (code, err) == (0, "")
         return out
 
     return call

@@ -6,8 +6,8 @@ import pytest
 from toy_players import Always
 
 from spiral_trl.errors import PlayerError
-from spiral_trl.evaluation.arena import match_seed, play_match
 from spiral_trl.evaluation.exploitability import measure_exploitability
+from spiral_trl.evaluation.match import match_seed, play_match
 from spiral_trl.evaluation.move_quality import measure_moves
 from spiral_trl.evaluation.one_player import measure_player
 from spiral_trl.players.bots import CFRPlayer, RandomPlayer

@@ -9,7 +9,8 @@ from toy_games import Pennies
 from toy_players import BETTOR, CALLER, FOLDER, Always
 
 from spiral_trl.errors import PlayerError, PlayError
-from spiral_trl.evaluation.arena import cannot_play, play_arena, play_match
+from spiral_trl.evaluation.arena import play_arena
+from spiral_trl.evaluation.match import cannot_play, play_match
 from spiral_trl.evaluation.standings import MatchGames, make_table, score_interval
 from spiral_trl.games.parsing import parse_action
 from spiral_trl.games.table import tabulate

@@ -15,13 +15,13 @@ from spiral_trl.experts.collect import (
     Progress,
     Seats,
     collect,
-    features,
     load_decisions,
     make_decisions,
     read_state,
     resolve,
     seat_players,
 )
+from spiral_trl.experts.decisions import features
 from spiral_trl.games import make_game
 from spiral_trl.games.kuhn_equilibrium import equilibrium
 from spiral_trl.players.bots import CFRPlayer

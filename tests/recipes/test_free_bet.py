@@ -1,6 +1,7 @@
 """recipes/free_bet.py: what a strategy of one set of rules is worth under the other, and a short run of both."""
 
 import json
+import sys
 
 import pytest
 from scripts import ROOT, load_script, run_python
@@ -8,7 +9,7 @@ from scripts import ROOT, load_script, run_python
 from spiral_trl.games.kuhn_equilibrium import equilibrium
 
 
-RECIPE = ROOT / "recipes" / "free_bet.py"
+RECIPE = "recipes/free_bet.py"
 
 
 @pytest.fixture(scope="module")
@@ -81,17 +82,17 @@ def test_the_table_has_a_line_for_each_strategy(recipe):
 
 
 def launch(*arguments):
-    return run_python(RECIPE, *arguments)
+    return run_python(ROOT / RECIPE, *arguments)
 
 
 @pytest.mark.slow
-def test_a_short_run_and_what_is_left_of_it(tmp_path):
+def test_a_short_run_and_what_is_left_of_it(recipe, tmp_path, monkeypatch, capsys):
     flags = (
         "--games_per_generation 32 --warm_start_steps 20 --eval_steps 2 --eval_games 8 --logging_steps 2 "
         "--ref_model_sync_steps 2 --report_pairs 10 --replays 2"
     ).split()
     arguments = ["--seeds", 4, "--max_steps", 2, "--output_dir", tmp_path / "out", "--", *flags]
-    done = launch(*arguments)
+    done = run_python(ROOT / RECIPE, *arguments)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.splitlines()[-2].startswith("| trained under the right rules | ")
     assert done.stdout.splitlines()[-1].startswith("| trained under the released rules | ")
@@ -105,12 +106,13 @@ def test_a_short_run_and_what_is_left_of_it(tmp_path):
         assert row[f"exploitability_{rules}"] == pytest.approx(metrics["exploitability"]["final"], abs=1e-9)
         assert row["illegal"] > 0
     kept = [path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/model.safetensors")]
-    again = launch(*arguments)
-    assert again.stdout == done.stdout and json.loads(path.read_text()) == written
+    # Again in this process, as nothing is trained
+    monkeypatch.setattr(sys, "argv", [RECIPE, *map(str, arguments)])
+    recipe.main()
+    assert capsys.readouterr().out == done.stdout and json.loads(path.read_text()) == written
     assert [path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/model.safetensors")] == kept
     arguments[3] = 3
-    other = launch(*arguments)
-    assert (
-        other.returncode == 1
-        and "right-4 holds a run of kuhn_poker(observation=compact) with seed 4 and 2 steps" in (other.stderr)
-    )
+    monkeypatch.setattr(sys, "argv", [RECIPE, *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        recipe.main()
+    assert "right-4 holds a run of kuhn_poker(observation=compact) with seed 4 and 2 steps" in str(ended.value)

@@ -1,13 +1,10 @@
 """Recipes beside Kuhn poker's: several games in one run, supervised fine-tuning, the comparison."""
 
-import importlib.util
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from scripts import ROOT, load_script, run_python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from spiral_trl.cli import run_recipe
@@ -15,7 +12,6 @@ from spiral_trl.hub.schema import check_metrics
 from spiral_trl.records import dataset_to_episodes
 
 
-ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 KUHN, LEDUC = "kuhn_poker(observation=compact)", "leduc_poker(observation=compact)"
 SHORT = (
@@ -24,23 +20,15 @@ SHORT = (
 ).split()
 
 
-def load_recipe(name):
-    specification = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(autouse=True)
-def keep_environment(monkeypatch):
+def environment(keep_environment):
     """Recipes set variables from their YAML."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())
 
 
 def run(name, *argv):
     """Exit code of a recipe in this process."""
     with pytest.raises(SystemExit) as ended:
-        run_recipe(load_recipe(name).main, [str(part) for part in argv])
+        run_recipe(load_script(f"recipes/{name}.py").main, [str(part) for part in argv])
     return ended.value.code
 
 
@@ -162,11 +150,9 @@ def test_bad_input_of_supervised_training_ends_in_one_line(argv, parts, tmp_path
 
 
 @pytest.mark.slow
-def test_the_comparison_runs_and_goes_on_where_it_was(tmp_path):
-    command = [sys.executable, str(RECIPES / "compare.py"), "--max_steps", "16", "--seeds", "0", "--workers", "1"]
-    command += ["--output_dir", str(tmp_path), "--arms", "base", "pool"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+def test_the_comparison_runs_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    command = [RECIPES / "compare.py", *"--max_steps 16 --seeds 0 --workers 1 --arms base pool --output_dir".split()]
+    done = run_python(*command, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = {row["arm"]: row for row in json.loads((tmp_path / "compare.json").read_text())}
     assert set(rows) == {"base", "pool"} and (tmp_path / "compare.png").stat().st_size > 10_000
@@ -174,5 +160,8 @@ def test_the_comparison_runs_and_goes_on_where_it_was(tmp_path):
     assert rows["base"]["final"] == {name: start[name] for name in rows["base"]["final"]}
     assert rows["pool"]["final"]["exploitability"] != start["exploitability"]
     assert done.stdout.count("\n| ") == 2
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert again.stdout == done.stdout and "done" not in again.stderr
+    # Again in this process, as nothing is trained
+    monkeypatch.setattr(sys, "argv", [*map(str, command), str(tmp_path)])
+    load_script("recipes/compare.py").main()
+    printed = capsys.readouterr()
+    assert printed.out == done.stdout and "done" not in printed.err

@@ -1,7 +1,6 @@
 """Recipes as they are launched: what a run leaves behind, and how bad input ends."""
 
 import json
-import os
 import re
 import shutil
 
@@ -27,13 +26,7 @@ SHORT = (
 ).split()
 
 
-kuhn = load_script(RECIPES / "kuhn.py")
-
-
-@pytest.fixture
-def keep_environment(monkeypatch):
-    """Recipes set variables from their YAML: put back what a test in this process changed."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())
+kuhn = load_script("recipes/kuhn.py")
 
 
 # ------------------------------------------------------------------------------------------------------- every YAML
@@ -42,7 +35,7 @@ def keep_environment(monkeypatch):
 def parsed(path):
     """What the recipe that a file names on its first line reads in it: one instance of each of its dataclasses."""
     recipe = re.match(r"# recipes/(\w+)\.py\b", path.read_text())[1]
-    parser = load_script(RECIPES / f"{recipe}.py").make_parser() if recipe == "sft" else self_play_parser()
+    parser = load_script(f"recipes/{recipe}.py").make_parser() if recipe == "sft" else self_play_parser()
     # A machine without a GPU refuses bf16, which says nothing about the file
     return parser.parse_args_and_config(["--config", str(path), "--bf16", "false", "--use_cpu", "true"])
 

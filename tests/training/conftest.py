@@ -109,10 +109,10 @@ def is_running(pid):
 class Worker:
     """`run_worker.py` in processes of its own, one or several."""
 
-    def __init__(self, folder, settings, processes=1):
+    def __init__(self, folder, runs, processes=1):
         self.log = folder / f"worker-{time.monotonic_ns()}.log"
         path = folder / "settings.json"
-        path.write_text(json.dumps(settings))
+        path.write_text(json.dumps(runs))
         launcher = [sys.executable]
         if processes > 1:
             launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
@@ -154,17 +154,25 @@ class Worker:
             time.sleep(0.01)
 
 
-@pytest.fixture
-def start_worker(tmp_path, tiny_model):
-    """`start_worker(processes=..., resume=..., pause=..., ranks=..., games=..., engine=..., FIELD=value)`; ends with
-    the test."""
+@pytest.fixture(scope="session")
+def worker_run(tiny_model):
+    """Settings of a run: `worker_run(output_dir=..., resume=..., pause=..., ranks=..., games=..., engine=...,
+    FIELD=value)`; see `run_worker.py`."""
+
+    def settings(resume=None, pause=0.0, ranks=None, games=GAME, engine=False, **args):
+        of_run = {"resume": resume, "pause": pause, "ranks": ranks, "games": games, "engine": engine}
+        return {"model": tiny_model, "args": {**SMALL, **args}, **of_run}
+
+    return settings
+
+
+@pytest.fixture(scope="module")
+def start_worker(tmp_path_factory):
+    """`start_worker(*runs, processes=...)`; ends with the module."""
     workers = []
 
-    def start(processes=1, resume=None, pause=0.0, ranks=None, games=GAME, engine=False, **overrides):
-        args = {"output_dir": str(tmp_path / "run"), **SMALL, **overrides}
-        settings = {"model": tiny_model, "games": games, "args": args}
-        settings |= {"resume": resume, "pause": pause, "ranks": ranks, "engine": engine}
-        workers.append(Worker(tmp_path, settings, processes))
+    def start(*runs, processes=1):
+        workers.append(Worker(tmp_path_factory.mktemp("worker"), runs, processes))
         return workers[-1]
 
     yield start

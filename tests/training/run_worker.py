@@ -1,8 +1,8 @@
-"""One self-play run in processes of its own: `run_worker.py SETTINGS.json`.
+"""Self-play runs, one after the other, in processes of their own: `run_worker.py SETTINGS.json`.
 
-Settings: `model`, `games`, `args` (fields of the config), `resume`, `pause`, the seconds to wait before each step so
-that a test can end the run in the middle, `ranks`, a folder where each rank leaves what it ended with, and `engine`,
-whether a stand-in generates whose samples differ by rank, as those of vLLM on each process do.
+Settings of a run: `model`, `games`, `args` (fields of the config), `resume`, `pause`, the seconds to wait before each
+step so that a test can end the run in the middle, `ranks`, a folder where each rank leaves what it ended with, and
+`engine`, whether a stand-in generates whose samples differ by rank, as those of vLLM on each process do.
 """
 
 import json
@@ -46,10 +46,7 @@ def use_engine(trainer):
     trainer.player.engine, trainer.player.speculative = trainer._generate_by_engine, False
 
 
-def main(path):
-    torch.set_num_threads(1)
-    with open(path) as file:
-        settings = json.load(file)
+def run(settings):
     trainer = SelfPlayTrainer(settings["model"], settings["games"], SelfPlayConfig(**settings["args"]))
     if settings["engine"]:
         use_engine(trainer)
@@ -73,4 +70,6 @@ def main(path):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    torch.set_num_threads(1)
+    for settings in json.loads(Path(sys.argv[1]).read_text()):
+        run(settings)

@@ -42,24 +42,14 @@ class EndAfter(TrainerCallback):
             raise self.Ended
 
 
-def end_and_resume(make_trainer, step, folder, resume=True, **settings):
-    trainer = make_trainer(output_dir=str(folder), callbacks=[EndAfter(step)], **settings)
-    with pytest.raises(EndAfter.Ended):
-        trainer.train()
-    torch.manual_seed(12345)  # what the ended process left behind must not matter
-    trainer = make_trainer(output_dir=str(folder), **settings)
-    trainer.train(resume_from_checkpoint=resume)
-    return trainer
-
-
 def test_a_run_killed_in_the_middle_and_resumed_equals_one_that_was_not(
-    make_trainer, start_worker, tmp_path, assert_equal_checkpoints
+    make_trainer, start_worker, worker_run, tmp_path, assert_equal_checkpoints
 ):
     folder = tmp_path / "run"
-    worker = start_worker(pause=0.15, **RUN)
+    worker = start_worker(worker_run(output_dir=str(folder), pause=0.15, **RUN))
     worker.kill_at(lambda: last_whole_checkpoint(folder) is not None)
     assert not (folder / "checkpoint-18").exists()
-    start_worker(resume=True, **RUN).finish()
+    start_worker(worker_run(output_dir=str(folder), resume=True, **RUN)).finish()
 
     make_trainer(output_dir=str(tmp_path / "whole"), **RUN).train()
     assert_equal_checkpoints(folder / "checkpoint-18", tmp_path / "whole" / "checkpoint-18")
@@ -105,8 +95,13 @@ def test_resumed_runs_equal_whole_ones(make_trainer, tmp_path, assert_equal_chec
     settings = {**RUN, "max_steps": 12, "eval_games": 4, **VARIANTS[variant]}
     # The last step is saved as well: what is compared holds optimizer, reference, baselines, counters and log
     make_trainer(output_dir=str(tmp_path / "whole"), **settings).train()
-    end_and_resume(make_trainer, 11, tmp_path / "ended", **settings)
-    assert_equal_checkpoints(tmp_path / "ended" / "checkpoint-12", tmp_path / "whole" / "checkpoint-12")
+    # What a run that ends after step 11 leaves
+    *_, newest, last = checkpoints(tmp_path / "whole")
+    assert last.name == "checkpoint-12"
+    shutil.copytree(newest, tmp_path / "ended" / newest.name)
+    torch.manual_seed(12345)  # what the ended process left behind must not matter
+    make_trainer(output_dir=str(tmp_path / "ended"), **settings).train(resume_from_checkpoint=True)
+    assert_equal_checkpoints(tmp_path / "ended" / "checkpoint-12", last)
 
 
 def test_the_comparison_sees_a_lost_baseline_and_a_lost_reference(make_trainer, tmp_path, assert_equal_checkpoints):
@@ -133,8 +128,12 @@ def test_the_comparison_sees_a_lost_baseline_and_a_lost_reference(make_trainer, 
             assert_equal_checkpoints(tmp_path / name / "checkpoint-8", tmp_path / "longer" / "checkpoint-8")
 
 
-def test_an_evaluation_at_the_start_is_not_repeated_where_a_run_is_resumed(make_trainer, tmp_path):
-    trainer = end_and_resume(make_trainer, 5, tmp_path / "run", **RUN | {"max_steps": 6})
+def test_an_evaluation_at_the_start_is_not_repeated_where_a_run_is_resumed(make_trainer):
+    settings = RUN | {"max_steps": 6}
+    with pytest.raises(EndAfter.Ended):
+        make_trainer(callbacks=[EndAfter(5)], **settings).train()
+    trainer = make_trainer(**settings)
+    trainer.train(resume_from_checkpoint=True)
     evaluated = [entry["step"] for entry in trainer.state.log_history if "eval_runtime" in entry]
     assert evaluated == [0, 6]
     assert trainer.args.eval_on_start

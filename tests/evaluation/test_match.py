@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from toy_players import BETTOR, CALLER, FOLDER, Always
 
-from spiral_trl.evaluation.arena import count_illegal, play_match
+from spiral_trl.evaluation.match import count_illegal, play_match
 from spiral_trl.games.chance import derive_seeds
 from spiral_trl.players.bots import CFRPlayer, RandomPlayer
 from spiral_trl.rollout import play
