@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..players.language_model import evaluating
 from .activations import check_layers, edited_residuals
 from .blocks import Batch, batches, readable
 
@@ -121,7 +122,7 @@ def measure_quality(
     The model runs once, and twice more for each layer.
 
     Args:
-        model ([`~transformers.PreTrainedModel`]): The model, in evaluation mode.
+        model ([`~transformers.PreTrainedModel`]): The model.
         dictionaries (`Mapping[int, Dictionary]`): By layer.
         documents (`Iterable[Document]`): What the model reads.
         max_tokens (`int`, *optional*): Stops once so many tokens were measured.
@@ -221,7 +222,7 @@ def _cross_entropy(model: PreTrainedModel, batch: Batch, edits: AbstractContextM
     """Summed cross-entropy of the tokens after kept ones, and how many there are."""
     import torch
 
-    with torch.no_grad(), edits:
+    with torch.no_grad(), evaluating(model), edits:
         logits = model(**batch.inputs, use_cache=False).logits
     at = batch.kept[:, :-1] & batch.mask[:, 1:].bool()
     loss = torch.nn.functional.cross_entropy(logits[:, :-1][at].float(), batch.ids[:, 1:][at], reduction="none")

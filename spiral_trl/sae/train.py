@@ -25,8 +25,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError
+from ..players.language_model import evaluating
 from .activations import check_layers, hook_name, num_layers
 from .blocks import Block, Place, blocks
+from .collect import model_fingerprint
 from .dictionaries import load_dictionary
 from .extra import require_extra
 from .quality import Reconstruction
@@ -60,6 +62,7 @@ class TrainSettings:
     """What decides how dictionaries come out; see [`train_dictionaries`]."""
 
     model_name: str
+    model_fingerprint: str
     layers: tuple[int, ...]
     num_features: int
     architecture: str
@@ -147,7 +150,7 @@ def train_dictionaries(
         source (`Mapping`, *optional*): Where the documents come from, to be kept with the dictionaries.
         checkpoint_steps (`int`, *optional*, defaults to `1000`): Steps between checkpoints; 0 writes none.
         resume (`bool`, *optional*, defaults to `True`): Whether to go on from a checkpoint in the folder, or to answer
-            with what was trained there, where settings are the same.
+            with what was trained there, where the settings and the model's weights are the same.
         progress (`Callable`, *optional*): Called after each step with tokens, all tokens, and the state of training.
 
     Raises:
@@ -179,7 +182,8 @@ def train_dictionaries(
         run.load(newest, said)
     elif (folder / CHECKPOINT).exists():
         shutil.rmtree(folder / CHECKPOINT)
-    last = run.train(documents, checkpoint_steps, progress, said)
+    with evaluating(model):
+        last = run.train(documents, checkpoint_steps, progress, said)
     trained = Trained(folder, said, run.tokens, run.step, run.save(last))
     write_json(folder / RECORD, trained.to_dict())
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
@@ -229,6 +233,7 @@ def _settings(
     if not learning_rate > 0:
         raise UsageError(f"learning_rate={learning_rate}, but it must be above 0")
     return TrainSettings(
+        model_fingerprint=model_fingerprint(model),
         layers=wanted,
         num_features=num_features,
         architecture=architecture,
@@ -329,8 +334,7 @@ class _Run:
             math.isclose(norms[layer], norm, rel_tol=1e-3) for layer, norm in self.norms.items()
         ):
             raise UsageError(
-                f"{self.folder / CHECKPOINT} was written with other documents or another model; take another folder, or "
-                "do not resume"
+                f"{self.folder / CHECKPOINT} was written with other documents; take another folder, or do not resume"
             )
         self.norms = norms
         if not self.step:
@@ -354,7 +358,8 @@ class _Run:
 
         def missed() -> float:
             shares = [
-                one.losses["mse_loss"] / (one.sae_in - one.sae_in.mean(0)).square().sum(-1).mean() for one in outputs
+                one.losses["mse_loss"].detach() / (one.sae_in - one.sae_in.mean(0)).square().sum(-1).mean()
+                for one in outputs
             ]
             return float(torch.stack(shares).mean())
 
