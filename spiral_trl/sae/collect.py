@@ -28,7 +28,7 @@ from ..errors import UsageError
 from ..players.language_model import evaluating
 from .activations import check_layers
 from .documents import Document, DocumentsTable
-from .reading import Encoder, Reader, Sums
+from .reader import Encoder, Reader, Sums
 from .store import (
     Store,
     open_store,
