@@ -13,11 +13,11 @@ from spiral_trl.errors import UsageError
 from spiral_trl.players.bots import RandomPlayer
 from spiral_trl.players.language_model import LanguageModelPlayer
 from spiral_trl.rollout import play
-from spiral_trl.sae import reading
+from spiral_trl.sae import reader
 from spiral_trl.sae.activations import read_residuals
 from spiral_trl.sae.collect import collect, model_fingerprint
 from spiral_trl.sae.documents import Document, episode_documents, open_documents
-from spiral_trl.sae.reading import _plan
+from spiral_trl.sae.reader import _plan
 from spiral_trl.sae.store import check_same_tokens, open_store
 
 
@@ -179,7 +179,7 @@ def test_a_sequence_is_computed_once(build_model, make_dictionaries, gather, mon
     model = build_model("qwen3")
     seen = []
     monkeypatch.setattr(
-        reading, "read_residuals", lambda *args: seen.append(args[1]["input_ids"].shape) or read_residuals(*args)
+        reader, "read_residuals", lambda *args: seen.append(args[1]["input_ids"].shape) or read_residuals(*args)
     )
     ids = tuple(range(1, 13))
     documents = [Document(ids[:length], 0) for length in range(1, 13)] * 3
@@ -421,9 +421,9 @@ def test_large_dictionaries_are_decoded_on_some_tokens(build_model, make_diction
     model = build_model("gpt2")
     dictionaries, documents = make_dictionaries(model, layers=[2]), documents_of(8, count=300)
     exact = gather(model, dictionaries, documents, name="exact")
-    monkeypatch.setattr(reading, "_SMALL", 0)
+    monkeypatch.setattr(reader, "_SMALL", 0)
     # Blocks of a few tokens, too
-    monkeypatch.setattr(reading, "_BLOCK", 48 * 16)
+    monkeypatch.setattr(reader, "_BLOCK", 48 * 16)
     some = gather(model, dictionaries, documents, name="some")
     assert contents(some.folder / "shards") == contents(exact.folder / "shards")
     one, two = (json.loads((store.folder / "quality.json").read_text())["2"] for store in (exact, some))
@@ -511,3 +511,35 @@ def test_weights_are_told_apart(build_model):
     with torch.no_grad():
         model.transformer.h[2].ln_1.bias[5] += 1e-6
     assert len({first, half, model_fingerprint(model)}) == 3
+
+
+@pytest.mark.parametrize("normalised", ["none", "layer_norm"])
+def test_dictionaries_of_sae_lens_are_read(build_model, gather, tmp_path, normalised):
+    from sae_lens import StandardSAE, StandardSAEConfig
+
+    from spiral_trl.sae.dictionaries import load_dictionaries
+
+    for layer in (0, 2):
+        sae = StandardSAE(
+            StandardSAEConfig(d_in=24, d_sae=96, device="cpu", dtype="float32", normalize_activations=normalised)
+        )
+        random = torch.Generator().manual_seed(layer)
+        with torch.no_grad():
+            for weights in (sae.W_enc, sae.W_dec, sae.b_dec):
+                weights.normal_(std=0.2, generator=random)
+        sae.cfg.metadata.hook_name = f"blocks.{layer}.hook_resid_pre"
+        sae.save_model(tmp_path / "saes" / f"layer_{layer:02d}")
+    model = build_model("gpt2")
+    dictionaries = load_dictionaries(str(tmp_path / "saes"), model)
+    documents = documents_of(0)
+    store = gather(model, dictionaries, documents, shard_tokens=100)
+    _, codes, streams = alone(model, dictionaries, documents)
+    quality = json.loads((store.folder / "quality.json").read_text())
+    for layer, dictionary in dictionaries.items():
+        np.testing.assert_allclose(dense(store, layer), codes[layer], atol=2e-5)
+        assert store.about["layers"][str(layer)] == json.loads(json.dumps(dictionary.to_dict()))
+        stream = torch.tensor(streams[layer]).float()
+        # SAELens's own way there and back
+        missed = (dictionary.sae(stream) - stream).detach().double().numpy()
+        expected = (missed**2).sum() / ((streams[layer] - streams[layer].mean(0)) ** 2).sum()
+        assert quality[str(layer)]["unexplained_variance"] == pytest.approx(expected, rel=1e-4)
