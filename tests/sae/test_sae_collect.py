@@ -58,6 +58,8 @@ def alone(model, dictionaries, documents):
     """Token records, dense codes and streams of each layer, from each document by itself, without padding."""
     records, codes, streams = [], {layer: [] for layer in dictionaries}, {layer: [] for layer in dictionaries}
     for number, document in enumerate(documents):
+        if document.start == len(document.ids):
+            continue
         inputs = {"input_ids": torch.tensor([document.ids])}
         found = read_residuals(model, inputs, list(dictionaries))
         for position in range(document.start, len(document.ids)):
