@@ -280,10 +280,10 @@ def write_shard(folder: str | Path, number: int, tokens: np.ndarray, rows: Mappi
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        np.save(partial / "tokens.npy", tokens.astype(TOKEN, copy=False))
+        save_array(partial / "tokens.npy", tokens.astype(TOKEN, copy=False))
         for layer, part in rows.items():
             for name, values in part._asdict().items():
-                np.save(partial / f"layer_{layer:02d}.{name}.npy", values)
+                save_array(partial / f"layer_{layer:02d}.{name}.npy", values)
         entries = {str(layer): int(part.indptr[-1]) for layer, part in rows.items()}
         write_json(partial / "shard.json", {"num_tokens": len(tokens), "entries": entries})
         os.replace(partial, final)
@@ -291,6 +291,20 @@ def write_shard(folder: str | Path, number: int, tokens: np.ndarray, rows: Mappi
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return Shard(final, len(tokens), {layer: int(part.indptr[-1]) for layer, part in rows.items()})
+
+
+def save_array(path: Path, values: np.ndarray) -> None:
+    """Writes what `np.save` does, and sees that it arrived.
+
+    `np.save` hands the numbers to C, and does not see an error of the last of them: on a full disk it leaves a short file
+    and says nothing.
+    """
+    values = np.ascontiguousarray(values)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
+        file.write(values.reshape(-1).view(np.uint8).data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:

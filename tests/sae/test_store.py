@@ -2,6 +2,7 @@
 
 import errno
 import json
+import resource
 import shutil
 
 import numpy as np
@@ -170,13 +171,36 @@ def test_a_full_disk_leaves_nothing_of_the_shard_and_the_earlier_ones(make_store
             raise OSError(errno.ENOSPC, "No space left on device")
         save(path, values)
 
-    save = np.save
-    monkeypatch.setattr(np, "save", full)
+    save = module.save_array
+    monkeypatch.setattr(module, "save_array", full)
     rows = {layer: rows_of(part, "float32") for layer, part in codes.items()}
     with pytest.raises(OSError, match="No space left"):
         write_shard(store.folder, 2, np.zeros(50, TOKEN), rows)
     assert sorted(path.name for path in (store.folder / "shards").iterdir()) == ["00000", "00001"]
     np.testing.assert_array_equal(dense(open_store(store.folder).rows(2), 30), codes[2])
+
+
+@pytest.mark.parametrize("short", [1, 100, 5000])
+def test_a_file_that_was_not_written_to_its_end_is_an_error(tmp_path, short):
+    path, values = tmp_path / "values.npy", np.arange(2000)
+    module.save_array(path, values)
+    size = path.stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - short, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            module.save_array(path, values)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(
+    "values", [np.zeros(3, TOKEN), np.zeros(0, "<f2"), np.arange(6, dtype="uint16")[::2], np.arange(4)], ids=str
+)
+def test_arrays_are_written_as_numpy_does(tmp_path, values):
+    module.save_array(tmp_path / "ours.npy", values)
+    np.save(tmp_path / "numpy.npy", values)
+    assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "numpy.npy").read_bytes()
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
