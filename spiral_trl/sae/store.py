@@ -242,11 +242,11 @@ def write_shard(folder: str | Path, number: int, tokens: np.ndarray, rows: Mappi
     return Shard(final, len(tokens), {layer: int(part.indptr[-1]) for layer, part in rows.items()})
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     """Writes JSON whole or not at all."""
     partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(value, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
