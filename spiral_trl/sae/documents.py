@@ -214,7 +214,7 @@ def text_documents(
     _check_positive("max_tokens", max_tokens)
     token = tokenizer.bos_token_id
     if bos is None:
-        bos = token is not None and tokenizer.encode("a")[0] == token
+        bos = token is not None and tokenizer.encode("a")[:1] == [token]
     if bos and token is None:
         raise UsageError("bos=True, but the tokenizer has no beginning-of-sequence token; use bos=False")
     opening = (cast("int", token),) if bos else ()
