@@ -13,7 +13,7 @@ from .node_link_file import MEASURES, NodeLink, read_node_link, write_node_link
 from .report_data import VERSION, check_report
 
 
-__all__ = ["NodeLink", "export_graph", "read_node_link", "report_of_graph", "write_node_link"]
+__all__ = ["NodeLink", "export_graph", "read_node_link", "report_of_graph", "unknown_feature", "write_node_link"]
 
 
 def report_of_graph(
@@ -77,7 +77,7 @@ class _Report:
             explanation = _shown(node.get("explanation") or "")
             if place not in self.index:
                 self.index[place] = len(self.features)
-                self.features.append(_feature(layer, feature, neuronpedia_link(links.get(layer), feature)))
+                self.features.append(unknown_feature(layer, feature, neuronpedia_link(links.get(layer), feature)))
             said = self.features[self.index[place]]
             said["explanation"] = said["explanation"] or explanation or None
             self.dictionaries.setdefault(layer, {"name": None, "neuronpedia": links.get(layer)})
@@ -164,9 +164,9 @@ class _Report:
         }
 
 
-def _feature(layer: int, feature: int, link: str | None) -> dict[str, Any]:
-    """A feature of which nothing else is known."""
-    unknown = dict.fromkeys(("density", "count", "max", "mean", "label", "community", "explanation"))
+def unknown_feature(layer: int, feature: int, link: str | None, community: int | None = None) -> dict[str, Any]:
+    """A report's feature of which nothing else is known."""
+    unknown = {**dict.fromkeys(("density", "count", "max", "mean", "label", "explanation")), "community": community}
     lists: dict[str, list] = {"badges": [], "texts": [], "promoted": [], "suppressed": []}
     return {"l": layer, "f": feature, **unknown, "neuronpedia": link, "histogram": None, **lists}
 

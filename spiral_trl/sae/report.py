@@ -214,7 +214,7 @@ class _Builder:
         self.windows = Windows(run.store, pieces, limits.before, limits.after)
         self.pieces = pieces
         self.selection = Selection(self.counts, limits.features)
-        self.measures = _measures(run, rule)
+        self.measures = measures_of(run, rule)
         said = run.graph.get("communities", {}).get("measure")
         self.measure = measure or (said if said in self.measures else self.measures[0] if self.measures else None)
         if self.measure is not None and self.measure not in self.measures:
@@ -422,7 +422,8 @@ def _counts(run: Run) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
     return counts, maxima
 
 
-def _measures(run: Run, rule: str) -> tuple[str, ...]:
+def measures_of(run: Run, rule: str) -> tuple[str, ...]:
+    """Measures that a run's relations have."""
     if run.relations is None or not len(run.relations.pairs):
         return ()
     edges = run.relations.edges(run.relations.pairs[0], rule)

@@ -132,7 +132,7 @@ def neighbours(relations: Relations, rule: str, measure: str, chosen: Selection,
 
 
 def choose_edges(
-    relations: Relations, rule: str, measures: Sequence[str], index: Mapping[Place, int], limit: int
+    relations: Relations, rule: str, measures: Sequence[str], index: Mapping[Place, int], limit: int | None
 ) -> list[list[Any]]:
     """Edges between chosen features, as a report has them.
 
@@ -144,7 +144,7 @@ def choose_edges(
         rule (`str`): The activity rule.
         measures (`Sequence[str]`): The measures.
         index (`Mapping`): Place in the report of each chosen layer and feature.
-        limit (`int`): At most so many.
+        limit (`int`, *optional*): At most so many; `None` for all.
     """
     ends, values, ranks = [], [], []
     for up_layer, down_layer in relations.pairs:

@@ -10,6 +10,8 @@ import pytest
 from spiral_trl.errors import UsageError
 from spiral_trl.sae.cards import Windows
 from spiral_trl.sae.documents_index import DocumentIndex
+from spiral_trl.sae.export import export_run
+from spiral_trl.sae.node_link import report_of_graph, write_node_link
 from spiral_trl.sae.pieces import Pieces
 from spiral_trl.sae.prompt_views import choose_documents, read_prompts
 from spiral_trl.sae.report import Run, build_report
@@ -354,3 +356,41 @@ def test_readers_of_prompts_find_codes_in_every_shard(game_store):
     maxima = {layer: dense.max(axis=0).astype(np.float32) for layer, dense in codes.items()}
     # On the whole store each is at its highest
     assert prompt.foremost(maxima, 6) == [(layer, f) for layer in range(3) for f in (0, 1)]
+
+
+def test_a_whole_community_of_a_run_is_written_in_the_authors_form(run, tmp_path):
+    graph = export_run(run, "pearson", community=0)
+    assert [node["id"] for node in graph.nodes] == ["0_0", "0_5", "1_0", "2_0"]
+    assert {(link["source"], link["target"], link["similarity"]) for link in graph.links} == {
+        ("0_0", "1_0", 0.125),
+        ("1_0", "2_0", 0.125),
+    }
+    write_node_link(graph, tmp_path / f"{graph.name}.json")
+    opened = report_of_graph(tmp_path / f"{graph.name}.json")
+    assert opened["about"]["model"] == "made" and opened["measures"] == ["pearson", "necessity"]
+    links = {(feature["l"], feature["f"]): feature["neuronpedia"] for feature in opened["features"]}
+    assert links[1, 0] == "https://www.neuronpedia.org/made-model/1-res/0" and links[2, 0] is None
+
+
+def test_a_neighbourhood_of_a_run_is_read_from_its_relations(run):
+    graph = export_run(run, "pearson", around=(0, 4), threshold=0.5)
+    # Pearson is (1 + up) / (8 + down)
+    assert [node["id"] for node in graph.nodes] == ["0_4", "1_0", "1_1", "1_2"] and len(graph.links) == 3
+    further = export_run(run, "pearson", around=(0, 4), threshold=0.5, hops=2)
+    # Others that lead to these
+    assert [node["id"] for node in further.nodes] == ["0_3", "0_4", "1_0", "1_1", "1_2"]
+    assert len(export_run(run, "pearson", around=(0, 4)).nodes) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"measure": "cosine", "community": 0}, "no measure 'cosine'; it has pearson, necessity"),
+        ({"community": 9}, "no community 9"),
+        ({"around": (0, 6)}, "layer 0 has features 0 to 5, not 6"),
+        ({}, "either a community or"),
+    ],
+)
+def test_what_the_run_does_not_have_cannot_be_exported(run, options, said):
+    with pytest.raises(UsageError, match=said):
+        export_run(run, **options)
