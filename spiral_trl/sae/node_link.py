@@ -110,21 +110,22 @@ class _Report:
 
     def _add_communities(self, graph: NodeLink) -> None:
         everyone = [self.index[place] for place in graph.places.values()]
-        self._community(graph.name, everyone, own=not any("community" in node for node in graph.nodes))
+        self._community(graph, graph.name, everyone, own=not any("community" in node for node in graph.nodes))
         inside: dict[Any, list[int]] = {}
         for node in graph.nodes:
             if node.get("community") is not None:
                 inside.setdefault(node["community"], []).append(self.index[graph.places[node["id"]]])
         for name in sorted(inside, key=lambda name: (isinstance(name, str), name)):
-            self._community(f"{graph.name}: {name}", inside[name], own=True)
+            self._community(graph, f"{graph.name}: {name}", inside[name], own=True)
 
-    def _community(self, name: str, features: list[int], own: bool) -> None:
+    def _community(self, graph: NodeLink, name: str, features: list[int], own: bool) -> None:
         layers = [self.features[feature]["l"] for feature in features]
         number = len(self.communities)
         self.communities.append(
             {
                 "id": number,
                 "name": _shown(name),
+                "measure": graph.measure,
                 "size": len(features),
                 "layers": {str(layer): layers.count(layer) for layer in sorted(set(layers))},
                 "stability": None,

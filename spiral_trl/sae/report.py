@@ -366,7 +366,9 @@ class _Builder:
         return choose_edges(self.run.relations, self.rule, self.measures, self.index, self.limits.edges)
 
     def communities(self) -> list[dict[str, Any]]:
-        said = {entry["id"]: entry for entry in self.run.graph.get("communities", {}).get("list", [])}
+        found = self.run.graph.get("communities", {})
+        said = {entry["id"]: entry for entry in found.get("list", [])}
+        measure = found.get("measure")
         nodes = list(self._communities.values())
         texts = telling_texts(
             self.run.store, nodes, self.maxima, self.windows, progress=self.told("texts of communities")
@@ -374,6 +376,7 @@ class _Builder:
         return [
             {
                 "id": number,
+                "measure": measure if measure in self.measures else None,
                 "size": len(own),
                 "layers": {str(layer): int((own[:, 0] == layer).sum()) for layer in np.unique(own[:, 0])},
                 "stability": said.get(number, {}).get("stability"),

@@ -166,6 +166,7 @@ def test_communities_name_their_features_and_tell_texts(run, game_store):
     first, second = data["communities"]
     # The dead feature counts, and is not shown
     assert (first["id"], first["size"], first["layers"]) == (0, 4, {"0": 2, "1": 1, "2": 1})
+    assert first["measure"] == "necessity"
     assert (first["stability"], second["stability"]) == (0.75, None)
     assert {(data["features"][n]["l"], data["features"][n]["f"]) for n in first["features"]} == {
         (layer, 0) for layer in range(3)
@@ -321,6 +322,7 @@ BROKEN = {
         lambda d: d["communities"][0]["features"].append(-1),
         r"communities\[0\].features\[3\] must be a place",
     ),
+    "measure": (lambda d: d["communities"][0].update(measure="x"), "measure must be one of the measures, not 'x'"),
     "same id": (lambda d: d["communities"][1].update(id=0), "communities holds the id 0 twice"),
     "link": (lambda d: feature(d).update(neuronpedia="javascript:1"), "neuronpedia must be an https address"),
     "peak": (lambda d: feature(d)["texts"][0].update(peak=99), r"texts\[0\].peak must be a place among the"),
