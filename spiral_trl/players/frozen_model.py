@@ -16,6 +16,8 @@ from .prompts import find_prompt_template
 
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from .language_model import LanguageModelPlayer
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -152,18 +154,17 @@ def _near(folder: Path) -> str:
     return did_you_mean(folder.name, beside)
 
 
-def load_model_player(
-    path: str, settings: ModelSettings | None = None, name: str | None = None
-) -> LanguageModelPlayer:
-    """A causal language model that plays and is not trained.
+def load_causal_lm(
+    path: str, settings: ModelSettings | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model that is not trained, in evaluation mode, and its tokenizer.
 
     Args:
         path (`str`): A folder, with a whole model or a PEFT adapter, or an id on the Hub.
-        settings ([`ModelSettings`], *optional*): How it is loaded and sampled.
-        name (`str`, *optional*): What it is called in records; by default [`model_name`].
+        settings ([`ModelSettings`], *optional*): How it is loaded.
 
     Raises:
-        `ValueError`: If it cannot be loaded, lacks weights, or its tokenizer has no chat template.
+        `ValueError`: If it cannot be loaded, or lacks weights.
     """
     settings = settings or ModelSettings()
     check_model(path)
@@ -171,8 +172,6 @@ def load_model_player(
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from .language_model import LanguageModelPlayer
 
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -206,6 +205,26 @@ def load_model_player(
         raise ValueError(f"The model {path} lacks {len(missing)} weights, such as {missing[0]}.")
     model.to(torch.device(device))
     model.eval()
+    return model, tokenizer
+
+
+def load_model_player(
+    path: str, settings: ModelSettings | None = None, name: str | None = None
+) -> LanguageModelPlayer:
+    """A causal language model that plays and is not trained.
+
+    Args:
+        path (`str`): A folder, with a whole model or a PEFT adapter, or an id on the Hub.
+        settings ([`ModelSettings`], *optional*): How it is loaded and sampled.
+        name (`str`, *optional*): What it is called in records; by default [`model_name`].
+
+    Raises:
+        `ValueError`: If it cannot be loaded, lacks weights, or its tokenizer has no chat template.
+    """
+    from .language_model import LanguageModelPlayer
+
+    settings = settings or ModelSettings()
+    model, tokenizer = load_causal_lm(path, settings)
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return LanguageModelPlayer(
         model,

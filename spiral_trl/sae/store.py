@@ -72,18 +72,52 @@ def rows_of(dense: np.ndarray, value_dtype: str = "float16") -> Rows:
         [`~spiral_trl.errors.UsageError`]: If half precision cannot hold an activation.
     """
     at, feature = np.nonzero(dense > 0)
-    value = dense[at, feature]
+    return rows_from(at, feature, dense[at, feature], dense.shape, value_dtype)
+
+
+def rows_from(
+    at: np.ndarray, feature: np.ndarray, value: np.ndarray, shape: tuple[int, ...], value_dtype: str = "float16"
+) -> Rows:
+    """Sparse rows of the entries above 0 of codes of a shape `(tokens, features)`.
+
+    Args:
+        at, feature (`np.ndarray`): `(entries,)` row and column of each, in the order of rows and, within them, columns.
+        value (`np.ndarray`): `(entries,)` activations.
+
+    Raises:
+        [`~spiral_trl.errors.UsageError`]: If half precision cannot hold an activation.
+    """
     if value_dtype == "float16" and value.size and value.max() > LARGEST:
         raise UsageError(
             f"an activation of {value.max():.3g} is above {LARGEST:.0f}, the largest that half precision holds; collect "
             "with value_dtype=float32"
         )
-    counts = np.bincount(at, minlength=len(dense))
+    counts = np.bincount(at, minlength=shape[0])
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     # Above 0 it stays, also where half precision would round it to 0
     kept = value.astype(value_dtype)
     kept[kept == 0] = np.finfo(value_dtype).smallest_subnormal
-    return Rows(indptr, feature.astype(feature_dtype(dense.shape[1])), kept)
+    return Rows(indptr, feature.astype(feature_dtype(shape[1])), kept)
+
+
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """Rows one part after the other."""
+    starts = np.cumsum([0, *(part.indptr[-1] for part in parts)])
+    indptr = np.concatenate([[0], *(part.indptr[1:] + start for part, start in zip(parts, starts, strict=False))])
+    return Rows(
+        indptr.astype(np.int64),
+        np.concatenate([part.feature for part in parts]),
+        np.concatenate([part.value for part in parts]),
+    )
+
+
+def take_rows(rows: Rows, index: np.ndarray) -> Rows:
+    """The rows of these numbers, in their order; a row may be taken several times."""
+    lengths = np.diff(rows.indptr)[index]
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    # Place of each entry: where its row began, moved to where it begins now
+    entries = np.repeat(rows.indptr[index] - indptr[:-1], lengths) + np.arange(indptr[-1])
+    return Rows(indptr, rows.feature[entries], rows.value[entries])
 
 
 def feature_dtype(num_features: int) -> str:
@@ -161,14 +195,7 @@ class Store:
     def rows(self, layer: int) -> Rows:
         """Rows of a layer over all shards, in memory: for what is small. Large stores are read shard by shard."""
         self.num_features(layer)
-        parts = [shard.rows(layer) for shard in self.shards]
-        starts = np.cumsum([0, *(part.indptr[-1] for part in parts)])
-        indptr = np.concatenate([[0], *(part.indptr[1:] + start for part, start in zip(parts, starts, strict=False))])
-        return Rows(
-            indptr.astype(np.int64),
-            np.concatenate([part.feature for part in parts]),
-            np.concatenate([part.value for part in parts]),
-        )
+        return join_rows([shard.rows(layer) for shard in self.shards])
 
 
 def open_store(folder: str | Path) -> Store:
@@ -178,9 +205,7 @@ def open_store(folder: str | Path) -> Store:
         [`~spiral_trl.errors.UsageError`]: If there is none, it is empty, of another version, or a shard is corrupt.
     """
     folder = Path(folder)
-    about = _read_json(folder / "store.json", f"{folder} holds no codes: there is no store.json")
-    if about.get("version") != VERSION:
-        raise UsageError(f"{folder} was written by another version ({about.get('version')}, here {VERSION})")
+    about = read_about(folder)
     shards = whole_shards(folder)
     if not shards:
         raise UsageError(f"{folder} holds no codes yet: no shard was finished")
@@ -194,6 +219,20 @@ def open_store(folder: str | Path) -> Store:
     return Store(folder, about, tuple(shards))
 
 
+def read_about(folder: str | Path) -> dict[str, Any]:
+    """What a store says that it is about.
+
+    Raises:
+        [`~spiral_trl.errors.UsageError`]: If there is none, or it is of another version.
+    """
+    about = _read_json(Path(folder) / "store.json", f"{folder} holds no codes: there is no store.json")
+    if about.get("version") != VERSION:
+        raise UsageError(f"{folder} was written by another version ({about.get('version')}, here {VERSION})")
+    if not isinstance(about.get("layers"), dict):
+        raise UsageError(f"{folder} holds no codes: its store.json names no layers")
+    return about
+
+
 def whole_shards(folder: str | Path) -> list[Shard]:
     """The shards of a store that were written to their end: consecutive from the first.
 
@@ -201,14 +240,26 @@ def whole_shards(folder: str | Path) -> list[Shard]:
         [`~spiral_trl.errors.UsageError`]: If what describes one cannot be read.
     """
     shards: list[Shard] = []
-    while (path := Path(folder) / "shards" / f"{len(shards):05d}").is_dir():
-        said = _read_json(path / "shard.json", f"the shard {path} is corrupt: there is no shard.json")
-        try:
-            entries = {int(layer): int(count) for layer, count in said["entries"].items()}
-            shards.append(Shard(path, int(said["num_tokens"]), entries))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UsageError(f"the shard {path} is corrupt: its shard.json cannot be read ({error})") from None
+    while (shard := read_shard(folder, len(shards))) is not None:
+        shards.append(shard)
     return shards
+
+
+def read_shard(folder: str | Path, number: int) -> Shard | None:
+    """The shard of this number, or `None` where it was not written.
+
+    Raises:
+        [`~spiral_trl.errors.UsageError`]: If what describes it cannot be read.
+    """
+    path = Path(folder) / "shards" / f"{number:05d}"
+    if not path.is_dir():
+        return None
+    said = _read_json(path / "shard.json", f"the shard {path} is corrupt: there is no shard.json")
+    try:
+        entries = {int(layer): int(count) for layer, count in said["entries"].items()}
+        return Shard(path, int(said["num_tokens"]), entries)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"the shard {path} is corrupt: its shard.json cannot be read ({error})") from None
 
 
 def write_store(folder: str | Path, about: Mapping[str, Any]) -> None:
@@ -229,10 +280,10 @@ def write_shard(folder: str | Path, number: int, tokens: np.ndarray, rows: Mappi
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        np.save(partial / "tokens.npy", tokens.astype(TOKEN, copy=False))
+        save_array(partial / "tokens.npy", tokens.astype(TOKEN, copy=False))
         for layer, part in rows.items():
             for name, values in part._asdict().items():
-                np.save(partial / f"layer_{layer:02d}.{name}.npy", values)
+                save_array(partial / f"layer_{layer:02d}.{name}.npy", values)
         entries = {str(layer): int(part.indptr[-1]) for layer, part in rows.items()}
         write_json(partial / "shard.json", {"num_tokens": len(tokens), "entries": entries})
         os.replace(partial, final)
@@ -240,6 +291,20 @@ def write_shard(folder: str | Path, number: int, tokens: np.ndarray, rows: Mappi
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return Shard(final, len(tokens), {layer: int(part.indptr[-1]) for layer, part in rows.items()})
+
+
+def save_array(path: Path, values: np.ndarray) -> None:
+    """Writes what `np.save` does, and sees that it arrived.
+
+    `np.save` hands the numbers to C, and does not see an error of the last of them: on a full disk it leaves a short file
+    and says nothing.
+    """
+    values = np.ascontiguousarray(values)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
+        file.write(values.reshape(-1).view(np.uint8).data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:
