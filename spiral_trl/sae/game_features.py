@@ -307,10 +307,10 @@ class _Work:
             for layer in settings["layers"]:
                 here = tests[(tests.position == position) & (tests.layer == layer)]
                 for (role, variable), told in zip(keys, by_position, strict=True):
-                    mine = here[
-                        (here.game == role.game) & (here.role == role.role) & (here.variable == variable.name)
-                    ]
-                    chance = chances.get((role.game, role.role, variable.name, layer)) if position == DECISION else None
+                    mine = here[(here.game == role.game) & (here.role == role.role) & (here.variable == variable.name)]
+                    chance = (
+                        chances.get((role.game, role.role, variable.name, layer)) if position == DECISION else None
+                    )
                     told[position].append(self._describe(role, variable, mine, position, layer, settings, chance))
         main = DECISION if DECISION in settings["positions"] else settings["positions"][0]
         return [
@@ -454,9 +454,7 @@ def _feature(row: Any, paired: bool) -> dict[str, Any]:
 
 def _arises(layers: Sequence[dict[str, Any]]) -> int | None:
     """The first layer with half of what the best one has above chance, among layers with a discovery."""
-    above = [
-        (layer["best"] or 0.0) - (layer["chance"] or 0.0) if layer["discoveries"] else 0.0 for layer in layers
-    ]
+    above = [(layer["best"] or 0.0) - (layer["chance"] or 0.0) if layer["discoveries"] else 0.0 for layer in layers]
     best = max(above, default=0.0)
     if best <= 0:
         return None
@@ -501,7 +499,9 @@ def _summary(result: dict[str, Any], paired: bool) -> str:
             f"{whom} ({best['best']:.0%} of the variance of a feature of layer {best['layer']} explained{change}; arises "
             f"at layer {variable['arises']})"
         )
-    lines = [f"{where} features stand for: {'; '.join(found)}." if found else f"{where} no feature stands for a variable."]
+    lines = [
+        f"{where} features stand for: {'; '.join(found)}." if found else f"{where} no feature stands for a variable."
+    ]
     if absent:
         lines.append(f"No feature stands for: {'; '.join(absent)}.")
     control = result["control"]

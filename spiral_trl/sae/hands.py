@@ -198,7 +198,10 @@ class HandMoves:
             part = max(1, _CHUNK // player.vocab_size)
             moves = np.concatenate(
                 [
-                    _grouped(player.next_token_probs([player.prompt_ids(turn) for turn in turns[at : at + part]]), self._tokens)
+                    _grouped(
+                        player.next_token_probs([player.prompt_ids(turn) for turn in turns[at : at + part]]),
+                        self._tokens,
+                    )
                     for at in range(0, len(turns), part)
                 ]
             )
