@@ -98,9 +98,7 @@ class StepCodes:
             key = step * features + rows.feature[wanted].astype(np.int64)
             # A step may go on in the next shard
             keys, values = _largest(np.concatenate([keys, key]), np.concatenate([values, rows.value[wanted]]))
-        return csr_array(
-            (values.astype(np.float64), (keys // features, keys % features)), shape=(len(self), features)
-        )
+        return csr_array((values.astype(np.float64), (keys // features, keys % features)), shape=(len(self), features))
 
 
 def _largest(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
