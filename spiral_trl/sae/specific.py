@@ -119,7 +119,8 @@ def specific_features(
     """Latent scaling of a pooled dictionary, and the features that only one of the two models has.
 
     Args:
-        dictionary ([`~spiral_trl.sae.dictionaries.Dictionary`]): Trained on the streams of both models.
+        dictionary ([`~spiral_trl.sae.dictionaries.Dictionary`]): Trained on the streams of both models, with
+            [`~spiral_trl.sae.train.train_dictionaries`] and its `others`.
         streams (`Iterable[Streams]`): Their streams of its layer on the same tokens, see [`paired_streams`].
         ratio (`float`, *optional*, defaults to `0.2`): A candidate's ratio is at most this: a fifth of the feature is in
             the other model.
@@ -245,9 +246,9 @@ def paired_streams(
         layer (`int`): The layer.
         batch_tokens (`int`, *optional*, defaults to `4096`): Most tokens of a pass, padding included.
     """
-    from .reading import batches, read_kept
+    from .blocks import batches, read_kept, readable
 
-    for batch in batches(documents, batch_tokens, before.device):
+    for batch in batches(readable(before, documents), batch_tokens, before.device):
         lengths = [len(document.ids) - document.start for document in batch.documents]
         group = np.repeat([document.group for document in batch.documents], lengths)
         one, other = (read_kept(model, batch, [layer])[layer] for model in (before, after))
