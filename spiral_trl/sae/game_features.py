@@ -371,8 +371,8 @@ def _summary(result: dict[str, Any], paired: bool) -> str:
             lines.append(f"{where}, features stand for (share of their variance explained): {told}.")
         rest = left
     if rest:
-        absent = ", ".join(f"{one['name']} ({one['role']})" for one in rest)
-        lines.append(f"No feature stands for: {absent}.")
+        named = ", ".join(f"{one['name']} ({one['role']})" for one in rest)
+        lines.append(f"No feature stands for: {named}.")
     rate, control = result["settings"]["false_discoveries"], result["control"]
     lines.append(
         f"{result['discoveries']:,} of {result['tests']:,} tests are discoveries at a false-discovery rate of {rate:g}."
