@@ -428,7 +428,7 @@ def test_a_card_shows_what_the_data_holds(open_page, data):
     )
     counts = feature["histogram"]["counts"]
     np.testing.assert_allclose(heights, 96 * np.log1p(counts) / np.log1p(max(counts)), rtol=1e-6)
-    assert [row.text.split()[0] for row in browser.find_elements("css selector", ".tokens tr")] == [
+    assert [row.text.split()[0].removeprefix("␣") for row in browser.find_elements("css selector", ".tokens tr")] == [
         token.strip() for token, _ in feature["promoted"] + feature["suppressed"]
     ]
 
@@ -867,3 +867,46 @@ def test_a_missing_shard_is_told(open_page, tmp_path):
     (tmp_path / "site" / "data" / "edges.js").unlink()
     browser = open_page(path=tmp_path / "site" / "index.html")
     assert "data/edges.js is missing" in browser.find_element("id", "main").text
+
+
+@browser_test
+def test_pointing_tells_what_a_node_and_a_relation_are(open_page, data):
+    browser = open_page("#/1/8")
+    up = next(
+        edge for edge in data["edges"] if data["features"][edge[1]]["l"] == 1 and data["features"][edge[1]]["f"] == 8
+    )
+    a, b = (browser.execute_script("return report.graph.place(arguments[0])", i) for i in up[:2])
+    mouse(
+        browser, "mouseMoved", (a[0] + b[0]) / 2, (a[1] + b[1]) / 2, held=False
+    )  # a curve's middle is its ends' mean
+    tip = browser.find_element("css selector", ".tip")
+    wait_for(browser, "return !document.querySelector('.tip').hidden")
+    first = data["features"][up[0]]
+    assert tip.text.startswith(f"{first['l']}/{first['f']} to 1/8\nPearson\n{up[2][0]:.3f}\nCosine\n{up[2][1]:.3f}")
+    mouse(browser, "mouseMoved", *b, held=False)
+    wait_for(browser, "return document.querySelector('.tip').textContent.includes('fires on')")
+    assert "1/8" in tip.text
+    box = browser.execute_script(
+        "const b = document.querySelector('.stage').getBoundingClientRect(); return [b.left, b.top]"
+    )
+    mouse(browser, "mouseMoved", box[0] - 5, box[1] - 5, held=False)
+    wait_for(browser, "return document.querySelector('.tip').hidden")
+
+
+@browser_test
+def test_a_graph_alone_is_a_report_too(open_page, tmp_path):
+    features = [{"l": layer, "f": 9, "explanation": f"the word Zion {layer}", "label": "none"} for layer in (2, 5, 6)]
+    data = {
+        "version": 1, "title": "A community", "about": {}, "measures": ["similarity"], "layers": [2, 5, 6], "quality": {},
+        "features": features, "edges": [[0, 1, [0.9]], [1, 2, [-0.4]]], "flow": [], "prompts": [],
+        "communities": [{"id": 1, "size": 3, "layers": {"2": 1, "5": 1, "6": 1}, "features": [0, 1, 2]}],
+    }  # fmt: skip
+    write_page(data, tmp_path / "page.html")
+    browser = open_page("#/community/1", path=tmp_path / "page.html")
+    assert shown(browser) == {"nodes": 3, "edges": 2}
+    assert "negative" in browser.find_element("css selector", ".legend").text
+    assert "telling texts" not in browser.find_element("id", "main").text
+    for link in ("", "#/5/9", "#/flow", "#/features", "#/prompts"):
+        go(browser, link)
+        time.sleep(0.1)
+    assert browser.get_log("browser") == []
