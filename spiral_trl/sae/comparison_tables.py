@@ -40,13 +40,12 @@ def describe(
         for changes in found:
             sentences += _words(changes, counts[changes.kind], settings)
         sentences += _graph_words(graph) + _candidate_words(candidates)
-        if causal and causal.get("summary"):
-            sentences.append(str(causal["summary"]))
+        sentences += _causal_words(causal)
     tables = _gate_tables(gate)
     if not stopped:
         for changes in found:
             tables += [_layer_table(changes, counts[changes.kind]), _feature_table(changes, top)]
-        tables += _graph_tables(graph) + _candidate_tables(candidates, top)
+        tables += _graph_tables(graph) + _candidate_tables(candidates, top) + _causal_tables(causal)
     if stopped:
         verdict = "the dictionary does not transfer"
     elif any(said["beyond"] for said in counts.values()):
@@ -66,13 +65,19 @@ def _counts(changes: Changes, settings: CompareSettings) -> dict[str, Any]:
     layers = {str(layer): _layer_counts(columns, settings) for layer, columns in changes.layers.items()}
     control = {str(layer): _layer_counts(columns, settings) for layer, columns in changes.control.items()}
     names = ("features", "active", "tested", "beyond", "up", "down", "large")
+    # With names swapped, what one half of the games has too much of the other one lacks, for all features alike
+    swapped = changes.kind == "same_text"
     total: dict[str, Any] = {name: sum(said[name] for said in layers.values()) for name in names}
     return total | {
         "agreement": _agreement(list(changes.layers.values())),
         "control": {name: sum(said[name] for said in control.values()) for name in ("tested", "beyond")}
-        | {"agreement": _agreement(list(changes.control.values()))},
+        | {"agreement": None if swapped else _agreement(list(changes.control.values()))},
         "layers": {
-            layer: said | {"control": {name: control[layer][name] for name in ("tested", "beyond", "agreement")}}
+            layer: said
+            | {
+                "control": {name: control[layer][name] for name in ("tested", "beyond")}
+                | {"agreement": None if swapped else control[layer]["agreement"]}
+            }
             for layer, said in layers.items()
         },
         "about": {str(layer): said for layer, said in changes.about.items()},
@@ -123,12 +128,12 @@ def _gate_words(gate: Gate | None) -> str:
     without = [name for name in gate.unmeasured if name != "unexplained_variance"]
     note = f" ({', '.join(QUALITIES[name] for name in without)} not measured)" if without else ""
     if not gate.failing:
-        return f"The dictionaries of the model before serve the model after as well{note}."
+        return f"The dictionaries serve the model after training as well{note}."
     layers = "; ".join(f"layer {layer}: {', '.join(gate.layers[str(layer)]['reasons'])}" for layer in gate.failing)
     if not gate.transferring:
         return (
-            f"The dictionaries of the model before do not transfer to the model after ({layers}): features cannot be "
-            "compared, and nothing else was."
+            f"The dictionaries do not transfer to the model after training ({layers}): features cannot be compared, and "
+            "nothing else was. Dictionaries trained on both models together may serve."
         )
     return f"Some dictionaries do not transfer and are left out ({layers}). The others serve both models{note}."
 
@@ -356,3 +361,47 @@ def _candidate_tables(candidates: Mapping[int, Mapping[str, Any]] | None, top: i
             "rows": sorted(rows, key=lambda row: row[1])[:top],
         }
     ]
+
+
+def _causal_words(causal: Mapping[str, Any] | None) -> list[str]:
+    if not causal:
+        return []
+    removed = sum(len(features) for features in causal["ablated"]["features"].values())
+    apart = causal["beyond_random"]
+    returns = [causal[name]["mean_return"]["estimate"] for name in ("ablated", "undisturbed")]
+    beyond = apart["low"] is not None and apart["high"] is not None and (apart["low"] > 0 or apart["high"] < 0)
+    return [
+        f"Without {removed} of the changed features the model's mean return in {causal['game']} against "
+        f"{causal['opponent']} is {returns[0]:.3g}, with them {returns[1]:.3g}. Against random features of like density that "
+        f"is a difference of {apart['estimate']:.3g} {_interval(apart)}, "
+        + ("which is beyond noise." if beyond else "which is not beyond noise.")
+    ]
+
+
+def _interval(of: Mapping[str, float | None]) -> str:
+    low, high = ("unbounded" if end is None else f"{end:.3g}" for end in (of["low"], of["high"]))
+    return f"[{low}, {high}]"
+
+
+def _causal_tables(causal: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    if not causal:
+        return []
+    conditions = [
+        ("undisturbed", causal["undisturbed"]),
+        ("without changed features", causal["ablated"]),
+        *((f"without random features, set {number}", one) for number, one in enumerate(causal["random"], 1)),
+    ]
+    rows = [
+        [
+            name,
+            one["mean_return"]["estimate"],
+            one["mean_return"]["low"],
+            one["mean_return"]["high"],
+            one["win_rate"]["estimate"],
+            one["exploitability"],
+            one["policy_shift"],
+        ]
+        for name, one in conditions
+    ]
+    columns = ["the model", "mean return", "from", "to", "win rate", "exploitability", "policy shift"]
+    return [{"title": f"Play of {causal['game']} without features", "columns": columns, "rows": rows}]
