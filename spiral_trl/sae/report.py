@@ -32,7 +32,7 @@ from .node_link_file import MEASURES
 from .pieces import Pieces
 from .prompt_views import Prompt, choose_documents, read_prompts
 from .report_data import VERSION, check_report
-from .selection import Limits, Place, Selection, choose_edges, mentioned, neighbours
+from .selection import Limits, Place, Selection, choose_edges, mentioned, neighbours, without_links
 from .store import Store, open_store, write_json
 from .telling import telling_texts
 
@@ -85,21 +85,44 @@ def open_run(folder: str | Path) -> Run:
     require_extra()
     import pandas as pd
 
-    from .relations import open_relations
+    from .relations import open_relations, store_fingerprint
 
     folder = Path(folder)
     codes = folder / "codes" if (folder / "codes").is_dir() else folder
     labels = folder / "labels.parquet"
+    store = open_store(codes)
+    relations = open_relations(folder / "relations") if (folder / "relations").is_dir() else None
+    if relations is not None and relations.about["store"] != store_fingerprint(store):
+        raise UsageError(f"{relations.folder} holds relations of other codes than those in {codes}")
+    results = {name: _read(folder / file) for name, file in _RESULTS.items()}
+    if results["comparison"] is not None:
+        results["comparison"] = _of_these(results["comparison"], store)
     return Run(
         folder,
-        open_store(codes),
-        open_relations(folder / "relations") if (folder / "relations").is_dir() else None,
+        store,
+        relations,
         _read(folder / "graph.json") or {},
         pd.read_parquet(labels) if labels.exists() else None,
         _read(codes / "quality.json") or {},
         _read(folder / "presence.json") or {},
-        {name: _read(folder / file) for name, file in _RESULTS.items()},
+        results,
     )
+
+
+def _of_these(comparison: dict[str, Any], store: Store) -> dict[str, Any]:
+    """A comparison, its features named such that none passes for one of these codes where they are another
+    dictionary's."""
+    used = [
+        said["layers"]
+        for stores in comparison.get("settings", {}).get("stores", {}).values()
+        for said in stores
+        if said is not None
+    ]
+    shown = {layer: said.get("fingerprint") for layer, said in store.about["layers"].items()}
+    if all(fingerprint == shown.get(layer) for layers in used for layer, fingerprint in layers.items()):
+        return comparison
+    named = "layer and feature, of the dictionary of the model before"
+    return {**comparison, "tables": without_links(comparison.get("tables", []), "feature", named)}
 
 
 def build_report(
@@ -430,7 +453,8 @@ def measures_of(run: Run, rule: str) -> tuple[str, ...]:
     if run.relations is None or not len(run.relations.pairs):
         return ()
     edges = run.relations.edges(run.relations.pairs[0], rule)
-    return tuple(name for name in MEASURES if name in edges)
+    # Decoder directions may not have been given
+    return tuple(name for name in MEASURES if name in edges and not np.isnan(np.asarray(edges[name], float)).all())
 
 
 def _gate_places(gate: Mapping[str, Any]) -> list[Place]:
