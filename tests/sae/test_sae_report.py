@@ -14,8 +14,9 @@ from spiral_trl.sae.export import export_run
 from spiral_trl.sae.node_link import report_of_graph, write_node_link
 from spiral_trl.sae.pieces import Pieces
 from spiral_trl.sae.prompt_views import choose_documents, read_prompts
-from spiral_trl.sae.report import Run, _of_these, build_report
+from spiral_trl.sae.report import build_report
 from spiral_trl.sae.report_data import check_report
+from spiral_trl.sae.run_folder import Run, _of_these
 from spiral_trl.sae.selection import Limits, Selection, choose_edges, mentioned, neighbours
 from spiral_trl.sae.store import TOKEN, open_store, rows_of, write_shard, write_store
 from spiral_trl.sae.telling import telling_texts
