@@ -90,7 +90,7 @@ class _Run:
         self.graph(store, relations)
         self.quality(store)
         self.presence()
-        self.ablation(store, relations)
+        self.ablation(store)
         if self.episodes_before is not None:
             self.game_features(store)
         if self.after is not None:
@@ -293,6 +293,35 @@ class _Run:
                 name: value for name, value in quality.to_dict().items() if name.startswith(("ce_", "predictions"))
             }
         write_json(path, known)
+
+    def presence(self) -> None: ...
+
+    def ablation(self, store: Store) -> None:
+        """How well the measures predict causal effect."""
+        from .causal_effects import measure_ablation
+        from .effect_words import describe_effects
+
+        path = self.folder / "ablation.json"
+        if path.is_file():
+            self.summaries["ablation"] = json.loads(path.read_text(encoding="utf-8"))["summary"]
+            return
+        with self.stage("upstream features ablated") as progress:
+            try:
+                found = measure_ablation(
+                    self.after or self.before,
+                    self.report_dictionaries,
+                    store,
+                    self.documents_before,
+                    self.folder / "ablation",
+                    seed=self.args.seed,
+                    progress=progress,
+                )
+                told = describe_effects(found.to_dict())
+            except UsageError as error:
+                # Too little was read for it; the rest of the report stands without
+                told = {"summary": f"Nothing was ablated: {error}."}
+        write_json(path, told)
+        self.summaries["ablation"] = told["summary"]
 
     def game_features(self, store: Store) -> None:
         from .game_features import associations
