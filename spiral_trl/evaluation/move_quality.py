@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from ..games.chance import ILLEGAL, derive_seeds, uniforms
+from ..games.chance import derive_seeds
 from ..games.registry import canonical_name, first_turns, make_game
 from ..games.solver_state import SolverState
 from ..players.base import Player
 from ..players.search import position_values
 from ..records import Ending, Episode, EpisodeBatch, Turn
-from ..rollout import play
+from ..rollout import play, replay
 from ..stats import Interval, ratio_interval
 
 
@@ -129,7 +129,7 @@ def measure_moves(
         if canonical_name(episode.game) != name:
             continue
         in_game: dict[str | None, list[float]] = defaultdict(list)
-        for turn, action, after in _replayed(episode, name):
+        for turn, action, after in _replayed(episode):
             if only is not None and episode.players[turn.player] != only:
                 continue
             worth = values(turn)
@@ -164,46 +164,12 @@ def _summary(lost: list[list[float]]) -> Moves:
     )
 
 
-def _replayed(episode: Episode, name: str) -> Iterator[tuple[Turn, str | None, float | None]]:
+def _replayed(episode: Episode) -> Iterator[tuple[Turn, str | None, float | None]]:
     """Each reply of a game: its turn with the state that stored turns lack, the action or `None` for an illegal reply,
     and where such a reply ended the game, the return of its seat."""
-    game = make_game(name)
-    game.reset(episode.seed)
-    for step, following in zip(episode.steps, (*episode.steps[1:], None), strict=True):
-        turns = game.turns()
-        if len(turns) != 1 or not _is_of(step.turn, turns[0]):
-            raise ValueError(
-                f"An episode of {name} (seed {episode.seed}) does not follow the game's rules at turn {step.turn.index}."
-            )
-        turn = turns[0]
-        action = step.reply.action
-        if action is not None:
-            yield turn, action, None
-        elif following is None:
-            yield turn, None, episode.returns[turn.player] if episode.ending is Ending.ILLEGAL else None
-        else:
-            yield turn, None, None
-            if not _is_of(following.turn, turn):
-                action = _random_action(step.turn)
-        if action is not None:
-            game.step({turn.player: action})
-
-
-def _is_of(asked: Turn, turn: Turn) -> bool:
-    """Whether `asked` is `turn`, which a complaint about an illegal reply may follow."""
-    last = len(turn.messages) - 1
-    return (
-        (asked.player, asked.legal_actions, asked.infoset) == (turn.player, turn.legal_actions, turn.infoset)
-        and len(asked.messages) > last
-        and asked.messages[:last] == turn.messages[:last]
-        and asked.messages[last]["content"].startswith(turn.messages[last]["content"].rstrip())
-    )
-
-
-def _random_action(turn: Turn) -> str | None:
-    """What the illegal-move policy `random_legal` played at `turn`."""
-    legal = turn.legal_actions or ()
-    return legal[int(uniforms(turn.seed, ILLEGAL, turn.index) * len(legal))] if legal else None
+    for _, turn, step in replay(episode):
+        ended = step.reply.action is None and step is episode.steps[-1] and episode.ending is Ending.ILLEGAL
+        yield turn, step.reply.action, episode.returns[turn.player] if ended else None
 
 
 # ------------------------------------------------------------------------------------------------------------ solvers

@@ -7,6 +7,7 @@ either way.
 
 from .illegal import IllegalMoves
 from .matches import MAX_TURNS, Match, play, play_matches
+from .replay import replay
 
 
-__all__ = ["MAX_TURNS", "IllegalMoves", "Match", "play", "play_matches"]
+__all__ = ["MAX_TURNS", "IllegalMoves", "Match", "play", "play_matches", "replay"]

@@ -123,7 +123,7 @@ class Block(NamedTuple):
 
 
 def blocks(
-    model: PreTrainedModel,
+    models: Sequence[PreTrainedModel],
     documents: Iterable[Document],
     layers: Sequence[int],
     block_tokens: int,
@@ -135,7 +135,9 @@ def blocks(
     A block does not reach over the end of the documents. Documents that fit in one block are read by the model once.
 
     Args:
-        model, layers: See [`read_kept`].
+        models (`Sequence[PreTrainedModel]`): One model, or several of equal width and on one device, whose streams are
+            put together.
+        layers: See [`read_kept`].
         documents (`Iterable[Document]`): An iterator is read once; then there are no more blocks.
         block_tokens (`int`): Kept tokens of a block.
         batch_tokens (`int`): Tokens, padding included, that the model reads at once.
@@ -151,12 +153,12 @@ def blocks(
             raise UsageError(f"the documents end before number {begin.document}, where the run was stopped")
         at, over = begin, False
         while not over:
-            part, taken, kept = _take(readable(model, stream), block_tokens)
+            part, taken, kept = _take(readable(models[0], stream), block_tokens)
             if not part:
                 break
             over = kept < block_tokens
             end = Place(at.block + 1, 0 if over else at.document + taken)
-            block = Block(at, end, _read(model, part, layers, batch_tokens), max(len(one.ids) for one in part))
+            block = Block(at, end, _read(models, part, layers, batch_tokens), max(len(one.ids) for one in part))
             yield block
             while over and not at.document and not once:
                 at, end = end, Place(end.block + 1, 0)
@@ -171,15 +173,16 @@ def blocks(
 
 
 def _read(
-    model: PreTrainedModel, documents: Sequence[Document], layers: Sequence[int], tokens: int
+    models: Sequence[PreTrainedModel], documents: Sequence[Document], layers: Sequence[int], tokens: int
 ) -> dict[int, Tensor]:
     import torch
 
     parts: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     # By length, so that little is padded
-    for batch in batches(sorted(documents, key=lambda document: len(document.ids)), tokens, model.device):
-        for layer, rows in read_kept(model, batch, layers).items():
-            parts[layer].append(rows)
+    for batch in batches(sorted(documents, key=lambda document: len(document.ids)), tokens, models[0].device):
+        for model in models:
+            for layer, rows in read_kept(model, batch, layers).items():
+                parts[layer].append(rows)
     return {layer: torch.cat(rows) for layer, rows in parts.items()}
 
 

@@ -194,6 +194,10 @@ class Windows:
         """Numbers of the tokens around places, `(N, window)`, -1 where there is none."""
         return self.index.windows(places, *self._around)
 
+    def contexts(self, first: int, count: int) -> np.ndarray:
+        """`(count,)` hashes of tokens with those that are shown before them."""
+        return self.index.contexts(first, count, self._around[0])
+
     def text(self, place: int, tokens: np.ndarray, values: np.ndarray, kind: str) -> Text:
         """The text of a window.
 

@@ -13,7 +13,7 @@ from .node_link_file import MEASURES, NodeLink, read_node_link, write_node_link
 from .report_data import VERSION, check_report
 
 
-__all__ = ["NodeLink", "export_graph", "read_node_link", "report_of_graph", "write_node_link"]
+__all__ = ["NodeLink", "export_graph", "read_node_link", "report_of_graph", "unknown_feature", "write_node_link"]
 
 
 def report_of_graph(
@@ -77,7 +77,7 @@ class _Report:
             explanation = _shown(node.get("explanation") or "")
             if place not in self.index:
                 self.index[place] = len(self.features)
-                self.features.append(_feature(layer, feature, neuronpedia_link(links.get(layer), feature)))
+                self.features.append(unknown_feature(layer, feature, neuronpedia_link(links.get(layer), feature)))
             said = self.features[self.index[place]]
             said["explanation"] = said["explanation"] or explanation or None
             self.dictionaries.setdefault(layer, {"name": None, "neuronpedia": links.get(layer)})
@@ -110,21 +110,22 @@ class _Report:
 
     def _add_communities(self, graph: NodeLink) -> None:
         everyone = [self.index[place] for place in graph.places.values()]
-        self._community(graph.name, everyone, own=not any("community" in node for node in graph.nodes))
+        self._community(graph, graph.name, everyone, own=not any("community" in node for node in graph.nodes))
         inside: dict[Any, list[int]] = {}
         for node in graph.nodes:
             if node.get("community") is not None:
                 inside.setdefault(node["community"], []).append(self.index[graph.places[node["id"]]])
         for name in sorted(inside, key=lambda name: (isinstance(name, str), name)):
-            self._community(f"{graph.name}: {name}", inside[name], own=True)
+            self._community(graph, f"{graph.name}: {name}", inside[name], own=True)
 
-    def _community(self, name: str, features: list[int], own: bool) -> None:
+    def _community(self, graph: NodeLink, name: str, features: list[int], own: bool) -> None:
         layers = [self.features[feature]["l"] for feature in features]
         number = len(self.communities)
         self.communities.append(
             {
                 "id": number,
                 "name": _shown(name),
+                "measure": graph.measure,
                 "size": len(features),
                 "layers": {str(layer): layers.count(layer) for layer in sorted(set(layers))},
                 "stability": None,
@@ -164,9 +165,9 @@ class _Report:
         }
 
 
-def _feature(layer: int, feature: int, link: str | None) -> dict[str, Any]:
-    """A feature of which nothing else is known."""
-    unknown = dict.fromkeys(("density", "count", "max", "mean", "label", "community", "explanation"))
+def unknown_feature(layer: int, feature: int, link: str | None, community: int | None = None) -> dict[str, Any]:
+    """A report's feature of which nothing else is known."""
+    unknown = {**dict.fromkeys(("density", "count", "max", "mean", "label", "explanation")), "community": community}
     lists: dict[str, list] = {"badges": [], "texts": [], "promoted": [], "suppressed": []}
     return {"l": layer, "f": feature, **unknown, "neuronpedia": link, "histogram": None, **lists}
 

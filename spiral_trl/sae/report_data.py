@@ -11,7 +11,8 @@ quality                 for each layer, as text: unexplained_variance, l0, dead,
 features                see `FEATURE`
 edges                   [upstream, downstream, [value of each measure or null]]
 flow                    for each pair of layers: layer, next, passing, disappearing, appearing, of, of_next
-communities             id, name, size, layers (features in each), stability, features, texts
+communities             id, size, layers (features in each), stability, features, texts; perhaps name, and the measure
+                        that it is of
 prompts                 id, tokens, active: [feature, token, value]
 games, comparison, ablation    summaries of what else was measured, or null
 ```
@@ -77,6 +78,7 @@ FEATURE = {
 COMMUNITY = {
     "id": int,
     "name": _Maybe(_OrNull(str)),
+    "measure": _Maybe(_OrNull(str)),
     "size": int,
     "layers": _Each(int),
     "stability": _OrNull(float),
@@ -150,6 +152,8 @@ def check_report(data: Any) -> dict[str, Any]:
         if data["features"][up]["l"] > data["features"][down]["l"]:
             _refuse(f"edges[{n}]", "an edge from an earlier layer to a later one", [up, down])
     for n, community in enumerate(data["communities"]):
+        if community.get("measure") not in (None, *data["measures"]):
+            _refuse(f"communities[{n}].measure", "one of the measures", community["measure"])
         for k, feature in enumerate(community["features"]):
             _in_range(feature, count, f"communities[{n}].features[{k}]", "features")
         _check_texts(community["texts"], f"communities[{n}]")

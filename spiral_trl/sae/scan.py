@@ -20,7 +20,7 @@ import numpy as np
 
 from ..errors import UsageError
 from .documents_index import DocumentIndex
-from .store import Store
+from .store import Rows, Store
 
 
 BINS = 40
@@ -182,6 +182,15 @@ def row_chunks(indptr: np.ndarray, entries: int) -> list[tuple[int, int]]:
     wanted = np.arange(0, int(indptr[-1]) + entries, entries)
     bounds = np.unique(np.concatenate([[0], np.searchsorted(indptr, wanted, "left").clip(0, count), [count]]))
     return list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
+
+
+def entries_of(rows: Rows, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Entries of some tokens of a layer: for each the place of its token in `tokens`, its feature and its activation."""
+    starts = np.asarray(rows.indptr[tokens])
+    counts = np.asarray(rows.indptr[tokens + 1]) - starts
+    which = np.repeat(np.arange(len(tokens)), counts)
+    entries = np.arange(len(which)) + np.repeat(starts - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
+    return which, rows.feature[entries].astype(np.int64), rows.value[entries].astype(np.float32)
 
 
 @numba.njit(cache=True)

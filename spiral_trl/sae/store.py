@@ -307,11 +307,11 @@ def save_array(path: Path, values: np.ndarray) -> None:
         os.fsync(file.fileno())
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     """Writes JSON whole or not at all."""
     partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(value, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -17,7 +17,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,7 @@ class TrainSettings:
 
     model_name: str
     model_fingerprint: str
+    others: tuple[str, ...]
     layers: tuple[int, ...]
     num_features: int
     architecture: str
@@ -122,6 +124,7 @@ def train_dictionaries(
     source: Mapping[str, Any] | None = None,
     checkpoint_steps: int = 1000,
     resume: bool = True,
+    others: Sequence[PreTrainedModel] = (),
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Trained:
     """Trains one dictionary for each layer, and saves them in SAELens's format.
@@ -151,6 +154,8 @@ def train_dictionaries(
         checkpoint_steps (`int`, *optional*, defaults to `1000`): Steps between checkpoints; 0 writes none.
         resume (`bool`, *optional*, defaults to `True`): Whether to go on from a checkpoint in the folder, or to answer
             with what was trained there, where the settings and the model's weights are the same.
+        others (`Sequence[PreTrainedModel]`, *optional*): Models of the same shape, such as the same model after training,
+            whose streams on the same documents are trained on too, each as much as the first one's.
         progress (`Callable`, *optional*): Called after each step with tokens, all tokens, and the state of training.
 
     Raises:
@@ -160,6 +165,7 @@ def train_dictionaries(
     require_extra()
     settings = _settings(
         model,
+        others,
         model_name=model_name,
         layers=layers,
         num_features=num_features,
@@ -177,12 +183,14 @@ def train_dictionaries(
     said = json.loads(json.dumps(asdict(settings)))
     if resume and (done := _read(folder / RECORD, said)) is not None:
         return Trained(folder, said, done["tokens"], done["steps"], done["layers"])
-    run = _Run(model, settings, folder)
+    run = _Run((model, *others), settings, folder)
     if resume and (newest := max((folder / CHECKPOINT).glob("*"), default=None)) is not None:
         run.load(newest, said)
     elif (folder / CHECKPOINT).exists():
         shutil.rmtree(folder / CHECKPOINT)
-    with evaluating(model):
+    with ExitStack() as stack:
+        for one in run.models:
+            stack.enter_context(evaluating(one))
         last = run.train(documents, checkpoint_steps, progress, said)
     trained = Trained(folder, said, run.tokens, run.step, run.save(last))
     write_json(folder / RECORD, trained.to_dict())
@@ -192,6 +200,7 @@ def train_dictionaries(
 
 def _settings(
     model: PreTrainedModel,
+    others: Sequence[PreTrainedModel],
     *,
     layers: Collection[int] | None,
     num_features: int | None,
@@ -200,13 +209,17 @@ def _settings(
     buffer_tokens: int | None,
     learning_rate: float | None,
     options: dict[str, Any],
-    **others: Any,
+    **plain: Any,
 ) -> TrainSettings:
     width = model.config.get_text_config().hidden_size
     wanted = tuple(sorted(set(range(num_layers(model)) if layers is None else layers)))
     if not wanted:
         raise UsageError("no layer was asked for")
     check_layers(model, wanted)
+    for other in others:
+        check_layers(other, wanted)
+        if (its := other.config.get_text_config().hidden_size) != width:
+            raise UsageError(f"models of one width are trained on together, not of {width} and {its}")
     check_options(architecture, options)
     num_features = 8 * width if num_features is None else num_features
     if architecture in PENALISED and active is not None:
@@ -217,14 +230,14 @@ def _settings(
         active = max(1, min(32, width // 8))
     if buffer_tokens is None:
         size = next(model.parameters()).element_size()
-        buffer_tokens = max(_BUFFER // (size * width * len(wanted)), 2 * others["batch_tokens"])
+        buffer_tokens = max(_BUFFER // (size * width * len(wanted)), 2 * plain["batch_tokens"])
     learning_rate = 2e-4 / math.sqrt(num_features / 16384) if learning_rate is None else learning_rate
     for name, value, low in (
         ("num_features", num_features, 1),
         ("active", active, 1),
-        ("tokens", others["tokens"], 1),
-        ("batch_tokens", others["batch_tokens"], 1),
-        ("buffer_tokens", buffer_tokens, others["batch_tokens"]),
+        ("tokens", plain["tokens"], 1),
+        ("batch_tokens", plain["batch_tokens"], 1),
+        ("buffer_tokens", buffer_tokens, plain["batch_tokens"]),
     ):
         if value is not None and value < low:
             raise UsageError(f"{name}={value}, but it must be at least {low}")
@@ -234,6 +247,7 @@ def _settings(
         raise UsageError(f"learning_rate={learning_rate}, but it must be above 0")
     return TrainSettings(
         model_fingerprint=model_fingerprint(model),
+        others=tuple(model_fingerprint(other) for other in others),
         layers=wanted,
         num_features=num_features,
         architecture=architecture,
@@ -241,7 +255,7 @@ def _settings(
         buffer_tokens=buffer_tokens,
         learning_rate=learning_rate,
         options=options,
-        **others,
+        **plain,
     )
 
 
@@ -264,8 +278,9 @@ def _read(path: Path, said: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 class _Run:
-    def __init__(self, model: PreTrainedModel, settings: TrainSettings, folder: Path):
-        self.model, self.settings, self.folder = model, settings, folder
+    def __init__(self, models: Sequence[PreTrainedModel], settings: TrainSettings, folder: Path):
+        self.models, self.settings, self.folder = models, settings, folder
+        self.model = model = models[0]
         self.step = self.tokens = self.batch = 0
         self.place = Place()
         # Of the block at the checkpoint, to tell whether it is the same again
@@ -305,7 +320,8 @@ class _Run:
     ) -> Block:
         """Trains to the end, and gives the last block."""
         settings = self.settings
-        read = blocks(self.model, documents, settings.layers, settings.buffer_tokens, _MODEL_TOKENS, begin=self.place)
+        size = settings.buffer_tokens // len(self.models)
+        read = blocks(self.models, documents, settings.layers, size, _MODEL_TOKENS, begin=self.place)
         while True:
             block = next(read, None)
             if block is None:

@@ -172,6 +172,7 @@ def test_several_graphs_make_one_report(write):
     named = [(said["name"], said["features"]) for said in data["communities"]]
     assert named == [(one.stem, [0, 1]), (f"{one.stem}: 4", [1]), (f"{one.stem}: 5", [0]), ("necessity_a", [0, 1])]
     assert [feature["community"] for feature in data["features"]] == [2, 1]
+    assert [said["measure"] for said in data["communities"]] == ["pearson"] * 3 + ["necessity"]
     # The folder of both, in the order of their names
     assert report_of_graph(one.parent)["edges"] == data["edges"]
 

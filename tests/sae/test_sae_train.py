@@ -56,7 +56,7 @@ def test_batches_are_bounded_and_complete(documents):
 def test_blocks_hold_the_streams_of_every_kept_token(embedded, documents):
     model, _ = embedded
     found = []
-    read = blocks(model, documents, [0, 2], 200, 100, Place())
+    read = blocks([model], documents, [0, 2], 200, 100, Place())
     for block in read:
         if block.end.document == 0:
             found.append(block)
@@ -73,7 +73,7 @@ def test_blocks_hold_the_streams_of_every_kept_token(embedded, documents):
     assert again.begin == Place(len(found), 0)
     torch.testing.assert_close(again.streams[2], found[0].streams[2])
     # And from a place in the middle
-    middle = next(blocks(model, documents, [2], 200, 100, found[1].begin))
+    middle = next(blocks([model], documents, [2], 200, 100, found[1].begin))
     torch.testing.assert_close(middle.streams[2], found[1].streams[2])
 
 
@@ -82,7 +82,7 @@ def test_documents_of_one_block_are_read_once(embedded, documents, monkeypatch):
     calls = []
     real = train.blocks.__globals__["read_kept"]
     monkeypatch.setitem(train.blocks.__globals__, "read_kept", lambda *a: calls.append(1) or real(*a))
-    read = blocks(model, documents, [1], 10_000, 10_000, Place())
+    read = blocks([model], documents, [1], 10_000, 10_000, Place())
     first, second, third = next(read), next(read), next(read)
     assert len(calls) == 1
     assert [block.begin.block for block in (first, second, third)] == [0, 1, 2]
@@ -91,22 +91,22 @@ def test_documents_of_one_block_are_read_once(embedded, documents, monkeypatch):
 
 def test_an_iterator_is_read_once(embedded, documents):
     model, _ = embedded
-    count = sum(block.num_tokens for block in blocks(model, iter(documents), [1], 200, 100, Place()))
+    count = sum(block.num_tokens for block in blocks([model], iter(documents), [1], 200, 100, Place()))
     assert count == sum(len(one.ids) - one.start for one in documents)
 
 
 @pytest.mark.parametrize("none", [[], [Document((3, 4), 0, start=2)]])
 def test_nothing_to_read(embedded, none):
     with pytest.raises(UsageError, match="no tokens to read"):
-        next(blocks(embedded[0], none, [1], 10, 10, Place()))
+        next(blocks([embedded[0]], none, [1], 10, 10, Place()))
 
 
 def test_documents_that_the_model_cannot_read(embedded):
     model, tokenizer = embedded
     with pytest.raises(UsageError, match=r"group 4 has the token 999, but the model has \d+"):
-        next(blocks(model, [Document((3, 999), 4)], [1], 10, 10, Place()))
+        next(blocks([model], [Document((3, 999), 4)], [1], 10, 10, Place()))
     positions = model.config.max_position_embeddings
-    block = next(blocks(model, [Document((3,) * (positions + 5), 0)], [1], 10, 10, Place()))
+    block = next(blocks([model], [Document((3,) * (positions + 5), 0)], [1], 10, 10, Place()))
     assert block.num_tokens == positions
 
 
