@@ -40,13 +40,13 @@ class Design:
         rows (`np.ndarray`): `(n,)` those steps, among the role's.
         game (`np.ndarray`): `(n,)` the game of each, from 0 without gaps, ascending.
         columns (`np.ndarray`): `(n, K)` an indicator of each level, or the number.
-        categorical (`bool`): Which of the two.
+        levels (`np.ndarray`): `(K,)` which of the variable's levels the columns are; none for a number.
     """
 
     rows: np.ndarray
     game: np.ndarray
     columns: np.ndarray
-    categorical: bool
+    levels: np.ndarray
 
     @classmethod
     def of(cls, variable: Variable, group: np.ndarray, values: np.ndarray | None = None) -> Design:
@@ -55,13 +55,16 @@ class Design:
         rows = np.flatnonzero(~np.isnan(values))
         _, game = np.unique(group[rows], return_inverse=True)
         values = values[rows]
-        if variable.categorical:
-            present, level = np.unique(values, return_inverse=True)
-            columns = np.zeros((len(rows), len(present)))
-            columns[np.arange(len(rows)), level] = 1
-        else:
-            columns = values[:, None]
-        return cls(rows, game, columns, variable.categorical)
+        if not variable.categorical:
+            return cls(rows, game, values[:, None], np.zeros(0, dtype=np.int16))
+        present, level = np.unique(values, return_inverse=True)
+        columns = np.zeros((len(rows), len(present)))
+        columns[np.arange(len(rows)), level] = 1
+        return cls(rows, game, columns, present.astype(np.int16))
+
+    @property
+    def categorical(self) -> bool:
+        return len(self.levels) > 0
 
     @property
     def num_games(self) -> int:
@@ -156,7 +159,7 @@ def purity(design: Design, codes: csc_array) -> tuple[np.ndarray, np.ndarray, np
     """How exactly firing tells a level: of each feature the level with the largest F1.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray, np.ndarray]`: `(F,)` the level among those in the design, `P(level | fires)`
+        `tuple[np.ndarray, np.ndarray, np.ndarray]`: `(F,)` the column of the design, `P(level | fires)`
         and `P(fires | level)`.
     """
     firing = codes.copy()

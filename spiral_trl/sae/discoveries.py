@@ -29,7 +29,7 @@ from .game_sums import GameSums
 
 
 if TYPE_CHECKING:
-    from scipy.sparse import csc_array
+    from scipy.sparse import csc_array, csr_array
 
 
 # What is tested of a feature, each over games:
@@ -37,13 +37,17 @@ if TYPE_CHECKING:
 # log_density           log of the density in a game (on top of the density in all), so that no single game decides
 # density_where_active  log of the density in a game, of those where the feature is active
 # activation            log of the mean activation where active
-STATISTICS = ("density", "log_density", "density_where_active", "activation")
+STATISTICS: tuple[str, ...] = ("density", "log_density", "density_where_active", "activation")
 # Longer games have a feature more often, and thinner: these two then differ by length alone
-OF_LENGTH = ("log_density", "density_where_active")
+OF_LENGTH: tuple[str, ...] = ("log_density", "density_where_active")
 # Differences of logarithms below this are rounding
 _ROUNDING = 1e-7
+# Bootstraps at once
+_BOOTSTRAPS = 100
 # Statistics below the first are no discovery; bounds below the second are one whatever their exact value is
 _SAMPLED_FROM, _SETTLED = 2.0, 1e-9
+# A probability above the first is known well enough from this many draws
+_DECISIVE, _FEW = 5e-3, 250
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Differences:
         games (`np.ndarray`): `(2, F)` games in which the feature is active, before and after.
         density (`np.ndarray`): `(2, F)` active tokens for each token.
         activation (`np.ndarray`): `(2, F)` mean activation where active; NaN where never.
-        tested (`np.ndarray`): `(F,)` whether it is active in enough games.
+        tested (`np.ndarray`): `(F,)` whether it is active in enough of the games that were paired.
         z, p (`dict[str, np.ndarray]`): `(F,)` for each of [`STATISTICS`]: the statistic, above 0 where it rose, and the
             two-sided probability of one as far from 0.
         combined (`np.ndarray`): `(F,)` the smallest of the counted probabilities times the number of statistics.
@@ -106,7 +110,7 @@ def clustered_difference(
     *,
     paired: bool,
     min_games: int = 20,
-    draws: int = 2000,
+    draws: int = 1000,
     longer: float = 0.1,
     seed: int = 42,
 ) -> Differences:
@@ -118,8 +122,8 @@ def clustered_difference(
         min_games (`int`, *optional*, defaults to `20`): Features active in fewer games, both samples together, are not
             tested: with k games no probability is below 2^(1-k), and what cannot be found costs what can be. The count
             does not tell the samples apart, so that it favours no outcome.
-        draws (`int`, *optional*, defaults to `2000`): Tosses of all coins, for importance sampling: 2000 give a
-            probability to about 6 per cent.
+        draws (`int`, *optional*, defaults to `1000`): Tosses of all coins, for importance sampling: 1000 give a
+            probability to about 8 per cent.
         longer (`float`, *optional*, defaults to `0.1`): Where games are longer in one sample by more than this share,
             only what does not follow from length is counted: `density` and `activation`.
         seed (`int`, *optional*, defaults to `42`): Seed of pairs and tosses.
@@ -135,22 +139,26 @@ def clustered_difference(
     pairs = min(len(before.games), len(after.games))
     if pairs < 2:
         raise UsageError(f"a comparison needs at least 2 games on either side, not {pairs}")
+    both = (before, after)
+    games = np.stack([_active_games(sums.counts) for sums in both])
+    counts, totals = (
+        np.stack([_per_feature(part) for part in parts])
+        for parts in ((before.counts, after.counts), (before.totals, after.totals))
+    )
+    tokens = np.array([sums.tokens.sum() for sums in both])
+    length = tokens / [len(sums.games) for sums in both]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        activation = np.where(counts > 0, totals / counts, np.nan)
+
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(before.games))
-    before, after = (
-        before.take(order[:pairs]),
-        after.take(order if paired else rng.permutation(len(after.games))[:pairs]),
-    )
-    one, other = before.counts, after.counts
-    active = (one + other) if paired else None
-    games = np.stack([_per_feature(part > 0) for part in (one, other)])
-    reached = games.sum(0) if active is None else _per_feature(active > 0)
+    before = before.take(order[:pairs])
+    after = after.take(order if paired else rng.permutation(len(after.games))[:pairs])
+    pooled = before.counts + after.counts
+    # Neither number tells which sample a game is of
+    reached = _active_games(pooled) if paired else _active_games(before.counts) + _active_games(after.counts)
     tested = reached >= min_games
-
-    counts = np.stack([_per_feature(part) for part in (one, other)])
-    totals = np.stack([_per_feature(part.totals) for part in (before, after)])
-    tokens = np.array([before.tokens.sum(), after.tokens.sum()])
-    rate = counts.sum(0) / tokens.sum()
+    rate = _per_feature(pooled) / (before.tokens.sum() + after.tokens.sum())
     differences = _differences(before, after, rate, paired)
     # Residuals of the ratio, active tokens for each token, so that longer games do not make a difference
     shift = after.tokens - before.tokens
@@ -159,15 +167,12 @@ def clustered_difference(
     tosses = np.random.default_rng(seed).random((draws, pairs), dtype=np.float32)
     for name, matrix in differences.items():
         z[name], p[name] = _sign_flips(matrix, tested, tosses, *((shift, rate) if name == "density" else (None, None)))
-    length = tokens / pairs
     counted = STATISTICS
     if abs(np.log(length[1] / length[0])) > np.log1p(longer):
         counted = tuple(name for name in STATISTICS if name not in OF_LENGTH)
     # The number of statistics stays, whichever are counted: that choice has seen the samples
     smallest = np.min([p[name] for name in counted], axis=0)
     logs = differences["log_density"].tocsr()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        activation = np.where(counts > 0, totals / counts, np.nan)
     return Differences(
         games=games,
         density=counts / tokens[:, None],
@@ -183,8 +188,12 @@ def clustered_difference(
     )
 
 
-def _per_feature(matrix: csc_array) -> np.ndarray:
+def _per_feature(matrix: csc_array | csr_array) -> np.ndarray:
     return np.asarray(matrix.sum(axis=0)).ravel()
+
+
+def _active_games(counts: csr_array) -> np.ndarray:
+    return np.bincount(counts.indices, minlength=counts.shape[1])
 
 
 def _differences(before: GameSums, after: GameSums, rate: np.ndarray, paired: bool) -> dict[str, csc_array]:
@@ -222,11 +231,11 @@ def _where_both(before: csc_array, after: csc_array) -> csc_array:
     """Differences in the games in which both have an entry."""
     from scipy.sparse import csc_array
 
-    keys = [
+    keys_before, keys_after = (
         np.repeat(np.arange(m.shape[1], dtype=np.int64), np.diff(m.indptr)) * m.shape[0] + m.indices
         for m in (before, after)
-    ]
-    common, one, other = np.intersect1d(*keys, assume_unique=True, return_indices=True)
+    )
+    common, one, other = np.intersect1d(keys_before, keys_after, assume_unique=True, return_indices=True)
     column, row = np.divmod(common, before.shape[0])
     return csc_array((after.data[other] - before.data[one], (row, column)), shape=before.shape)
 
@@ -277,7 +286,10 @@ def _sign_flips(
         else:
             d = -rate[feature] * shift
             d[matrix.indices[entries]] += matrix.data[entries]
-        p[feature] = min(p[feature], sampled_tail(d, tosses))
+        sampled = sampled_tail(d, tosses[:_FEW])
+        if sampled < _DECISIVE:
+            sampled = sampled_tail(d, tosses)
+        p[feature] = min(p[feature], sampled)
     return z, np.where(tested, p, np.nan)
 
 
@@ -285,7 +297,8 @@ def tail_bound(z: np.ndarray) -> np.ndarray:
     """The most that the two-sided probability of a weighted sum of signs, divided by its deviation, can be."""
     from scipy.special import ndtr
 
-    return np.minimum(2 * ndtr(-np.abs(z)) / (4 * ndtr(-np.sqrt(2))), 1.0)
+    # Above 0, where the normal tail is below what a float holds
+    return np.clip(2 * ndtr(-np.abs(z)) / (4 * ndtr(-np.sqrt(2))), np.finfo(float).tiny, 1.0)
 
 
 def sampled_tail(d: np.ndarray, tosses: np.ndarray) -> float:
@@ -320,3 +333,45 @@ def sampled_tail(d: np.ndarray, tosses: np.ndarray) -> float:
     logs = np.logaddexp(tilt * d, -tilt * d).sum() - len(d) * np.log(2) - tilt * sums
     reached = sums >= seen - 1e-9 * most
     return float(np.clip(2 * np.exp(logs[reached]).sum() / len(tosses), fewest, 1.0))
+
+
+def ratio_interval_by_game(
+    before: GameSums,
+    after: GameSums,
+    features: np.ndarray,
+    *,
+    paired: bool,
+    replicates: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 42,
+) -> np.ndarray:
+    """`(2, len(features))`: bootstrap interval of the density after over the density before, games drawn anew.
+
+    NaN where a bootstrap's ratio is not defined at that end: a feature that was active in few games, or never, before.
+
+    Args:
+        before, after ([`~spiral_trl.sae.game_sums.GameSums`]): The games.
+        features (`np.ndarray`): Which features.
+        paired (`bool`): Whether both are of the same texts: games are then drawn for both together.
+        replicates (`int`, *optional*, defaults to `1000`): How many bootstraps.
+        confidence (`float`, *optional*, defaults to `0.95`): Coverage of the interval.
+        seed (`int`, *optional*, defaults to `42`): Seed of the bootstraps.
+    """
+    rng = np.random.default_rng(seed)
+    counts = [sums.counts[:, features].toarray() for sums in (before, after)]
+    ratios = []
+    for at in range(0, replicates, _BOOTSTRAPS):
+        size = min(_BOOTSTRAPS, replicates - at)
+        densities = []
+        drawn = None
+        for sums, active in zip((before, after), counts, strict=True):
+            n = len(sums.games)
+            if drawn is None or not paired:
+                drawn = rng.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
+            densities.append((drawn @ active) / (drawn @ sums.tokens)[:, None])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratios.append(densities[1] / densities[0])
+    every = np.sort(np.concatenate(ratios), axis=0)
+    tail = (1 - confidence) / 2
+    ends = np.quantile(every, [tail, 1 - tail], axis=0, method="nearest")
+    return np.where(np.isfinite(ends), ends, np.nan)

@@ -63,8 +63,21 @@ class Hands:
     pairs: tuple[Pair, ...]
 
 
-def find_hands(roles: Sequence[RoleSteps], episodes: Sequence[Episode], max_pairs: int = 48, seed: int = 0) -> Hands:
-    """Pairs of hands in recorded games of one kind; at random `max_pairs` of them where there are more.
+def find_hands(
+    roles: Sequence[RoleSteps],
+    episodes: Sequence[Episode],
+    game: str | None = None,
+    max_pairs: int = 48,
+    seed: int = 0,
+) -> Hands:
+    """Pairs of hands in recorded games of one kind.
+
+    Args:
+        roles (`Sequence[RoleSteps]`): What is known of the games' steps.
+        episodes (`Sequence[Episode]`): The games.
+        game (`str`, *optional*): Which of them; by default the first that has pairs.
+        max_pairs (`int`, *optional*, defaults to `48`): Of more pairs, so many are drawn at random.
+        seed (`int`, *optional*, defaults to `0`): Of that.
 
     Raises:
         [`~spiral_trl.errors.UsageError`]: If there are none.
@@ -79,11 +92,14 @@ def find_hands(roles: Sequence[RoleSteps], episodes: Sequence[Episode], max_pair
     for key in first:
         together.setdefault(key[:2], []).append(key)
     keyed = [(one, other) for same in together.values() for one in same for other in same if one != other]
+    chosen = game or next((roles[one[0]].game for one, _ in keyed), None)
+    keyed = [pair for pair in keyed if roles[pair[0][0]].game == chosen]
     if not keyed:
-        raise UsageError("no two situations of the episodes differ in a seat's own information alone")
+        where = "the episodes" if game is None else f"the episodes of {game}"
+        raise UsageError(f"no two situations of {where} differ in a seat's own information alone")
     if len(keyed) > max_pairs:
-        chosen = np.random.default_rng(seed).choice(len(keyed), max_pairs, replace=False)
-        keyed = [keyed[number] for number in sorted(chosen.tolist())]
+        drawn = np.random.default_rng(seed).choice(len(keyed), max_pairs, replace=False)
+        keyed = [keyed[number] for number in sorted(drawn.tolist())]
     used = list(dict.fromkeys(key for pair in keyed for key in pair))
     stood = [_standing(episodes[first[key][0]], first[key][1]) for key in used]
     place = {key: number for number, key in enumerate(used)}

@@ -30,7 +30,7 @@ from ..errors import UsageError
 from ..players.language_model import LanguageModelPlayer
 from ..records import Episode
 from .discoveries import benjamini_hochberg
-from .game_features import GameFeatures, Progress
+from .game_features import GameFeatures, Progress, rounded
 from .game_variables import own_name
 from .hands import DECISION, SITES, HandMoves, Swap, find_hands, recovered
 from .step_codes import REPLY
@@ -56,6 +56,7 @@ def patch_hands(
     store: Store,
     episodes: Sequence[Episode],
     *,
+    game: str | None = None,
     layers: Sequence[int] | None = None,
     sites: Sequence[str] = SITES,
     max_features: int = 16,
@@ -77,6 +78,7 @@ def patch_hands(
         found ([`~spiral_trl.sae.game_features.GameFeatures`]): What features stand for.
         store ([`~spiral_trl.sae.store.Store`]): Codes of the model, for density and mean activation.
         episodes (`Sequence[Episode]`): The games that `found` is about, from which hands are taken.
+        game (`str`, *optional*): Which of the games; by default the first in which hands differ.
         layers (`Sequence[int]`, *optional*): By default those of `found` that have a dictionary.
         sites (`Sequence[str]`, *optional*): `difference`: from the first token on at which the prompts differ;
             `decision`: from the last token of the prompt on. Both go on through the reply.
@@ -84,10 +86,10 @@ def patch_hands(
         draws (`int`, *optional*, defaults to `100`): Random sets of features.
         max_pairs (`int`, *optional*, defaults to `48`): Most pairs of hands.
         seed (`int`, *optional*, defaults to `0`): Of the draws.
-        progress (`Callable`, *optional*): Called with the share that is done and what is next.
+        progress (`Callable`, *optional*): Called with how much is done, of how much, and what is next.
 
     Returns:
-        `dict`: As JSON values: `summary`, `variable`, `pairs`, `shift` (mean total variation between the hands),
+        `dict`: As JSON values: `summary`, `game`, `variable`, `pairs`, `shift` (mean total variation between the hands),
         `measure` (`actions`: probabilities of all replies that are read as an action; `first token`: of the first token
         of the reply, where replies are too many), `best` and `tests`. Each test has, for a layer, site and set,
         `recovered` with an interval from resampling pairs, `random` and `same_size` with the range of 95% of the draws,
@@ -105,32 +107,37 @@ def patch_hands(
         raise UsageError(f"sites are of {', '.join(SITES)}, not {', '.join(unknown)}")
     if layers is None:
         layers = [layer for layer in found.result["settings"]["layers"] if layer in dictionaries]
-    moves = HandMoves(player, find_hands(found.roles, episodes, max_pairs, seed))
+    moves = HandMoves(player, find_hands(found.roles, episodes, game, max_pairs, seed))
     name = own_name(moves.hands.turns[0].game)
     told: dict[str, Any] = {
+        "game": moves.hands.turns[0].game,
         "variable": name,
         "pairs": len(moves.hands.pairs),
-        "shift": _rounded(float(moves.shifts.mean())),
+        "shift": rounded(float(moves.shifts.mean())),
         "measure": moves.kind,
         "draws": draws,
         "best": None,
         "tests": [],
     }
     generator = np.random.default_rng(seed)
+    work = [(layer, site) for layer in layers for site in sites]
     if moves.shifts.max() >= _LEAST_SHIFT:
-        work = [(layer, site) for layer in layers for site in sites]
         for done, (layer, site) in enumerate(work):
             if progress is not None:
-                progress(done / len(work), f"patching layer {layer} from the {site} on")
+                progress(done, len(work), f"patching layer {layer} from the {site} on")
             sets = _Sets.of(dictionaries[layer], found, store, moves, name, site, max_features)
             told["tests"] += sets.test(moves, draws, generator)
     if told["tests"]:
         adjusted = benjamini_hochberg(np.array([test["p"] for test in told["tests"]]))
         for test, q in zip(told["tests"], adjusted, strict=True):
-            test["q"] = _rounded(q)
-        told["best"] = max(told["tests"], key=lambda test: (test["q"] <= 0.05, test["difference"]["estimate"]))
+            test["q"] = rounded(q)
+        # Where the hand stands as a token of its own, swapping the features of that token swaps the token
+        told["best"] = max(
+            told["tests"],
+            key=lambda test: (test["q"] <= 0.05, test["site"] == DECISION, test["difference"]["estimate"]),
+        )
     if progress is not None:
-        progress(1.0, "done")
+        progress(len(work), len(work), "done")
     return {"summary": _summary(told, float(moves.shifts.max()) >= _LEAST_SHIFT), **told}
 
 
@@ -185,9 +192,10 @@ class _Sets:
             names[number] = role.role
             standing = found.features_for(name, role.role, layer, role.game, positions)
             # Of those that stand for the hand, first what changes most of the stream
+            standing = [feature for feature in standing if sizes[number][feature] > 0]
             standing.sort(key=lambda feature: -sizes[number][feature])
             spare[number] = np.setdiff1d(active, found.features_for(name, role.role, layer, role.game))
-            room = min(max_features, len(spare[number]) // 2)
+            room = min(max_features, (len(spare[number]) + 1) // 2)
             chosen[SINGLE][number] = np.array(standing[: min(1, room)], dtype=np.int64)
             chosen[GROUP][number] = np.array(standing[:room], dtype=np.int64)
         if all(len(features) <= 1 for features in chosen[GROUP].values()):
@@ -198,8 +206,8 @@ class _Sets:
         """Patches the chosen features, and random ones in their place."""
         if not any(len(features) for features in self.chosen[SINGLE].values()):
             return []
-        active = np.flatnonzero(self.density > 0)
-        plan = [Swap.of(dict.fromkeys(self.names, active))]
+        everything = np.arange(self.dictionary.num_features)
+        plan = [Swap.of(dict.fromkeys(self.names, everything))]
         for chosen in self.chosen.values():
             plan.append(Swap.of(chosen))
             for _ in range(draws):
@@ -224,9 +232,9 @@ class _Sets:
                     "random": _range(random),
                     "same_size": _range(same_size),
                     "difference": _values(shares[at] - random.mean(), shares[at] - high, shares[at] - low),
-                    "p": _rounded((1 + int((random >= shares[at]).sum())) / (1 + draws)),
-                    "moved": _rounded(_moved(moves, patched[at])),
-                    "ceiling": _rounded(shares[0]),
+                    "p": rounded((1 + int((random >= shares[at]).sum())) / (1 + draws)),
+                    "moved": rounded(_moved(moves, patched[at])),
+                    "ceiling": rounded(shares[0]),
                 }
             )
             at += 1 + 2 * draws
@@ -282,11 +290,11 @@ def _interval(numerators: np.ndarray, denominators: np.ndarray, generator: np.ra
 
 
 def _range(shares: np.ndarray) -> dict[str, Any]:
-    return {**_values(shares.mean(), *np.quantile(shares, [0.025, 0.975])), "largest": _rounded(shares.max())}
+    return {**_values(shares.mean(), *np.quantile(shares, [0.025, 0.975])), "largest": rounded(shares.max())}
 
 
 def _values(estimate: float, low: float, high: float) -> dict[str, Any]:
-    return {"estimate": _rounded(estimate), "low": _rounded(low), "high": _rounded(high)}
+    return {"estimate": rounded(estimate), "low": rounded(low), "high": rounded(high)}
 
 
 def _moved(moves: HandMoves, patched: np.ndarray) -> float:
@@ -294,10 +302,6 @@ def _moved(moves: HandMoves, patched: np.ndarray) -> float:
     telling = moves.shifts >= _LEAST_SHIFT
     nearer = np.abs(patched - moves.other).sum(1) < np.abs(patched - moves.own).sum(1)
     return float(nearer[telling].mean())
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")
 
 
 def _summary(told: Mapping[str, Any], shifted: bool) -> str:
@@ -309,7 +313,7 @@ def _summary(told: Mapping[str, Any], shifted: bool) -> str:
             f"{told['pairs']} pairs), so there is nothing for a patch to move."
         )
     if best is None:
-        return f"No feature stands for the {name}, so there is nothing to patch."
+        return f"No feature that changes between hands stands for the {name}, so there is nothing to patch."
     count = max(len(features) for features in best["features"].values())
     which = "the feature" if count == 1 else f"the {count} features"
     where = "the first token that differs" if best["site"] != DECISION else "the last token of the prompt"

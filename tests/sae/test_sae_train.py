@@ -98,7 +98,7 @@ def test_an_iterator_is_read_once(embedded, documents):
 @pytest.mark.parametrize("none", [[], [Document((3, 4), 0, start=2)]])
 def test_nothing_to_read(embedded, none):
     with pytest.raises(UsageError, match="no tokens to read"):
-        next(blocks(embedded[0], none, [1], 10, 10, Place()))
+        next(blocks([embedded[0]], none, [1], 10, 10, Place()))
 
 
 def test_documents_that_the_model_cannot_read(embedded):
