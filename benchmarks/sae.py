@@ -95,7 +95,7 @@ class Peak(threading.Thread):
 
     def run(self) -> None:
         own = psutil.Process()
-        while not self._over.wait(0.1):
+        while not self._over.wait(0.25):
             taken = 0
             for process in [own, *own.children(recursive=True)]:
                 try:

@@ -26,10 +26,6 @@ from .coactivation import (
     ACTIVATION_MEASURES,
     COUNT_MEASURES,
     NUM_LISTS,
-    PAIR,
-    Lists,
-    key_features,
-    offer_block,
     pack,
     packed_dtype,
     pair_measures,
@@ -39,6 +35,7 @@ from .coactivation import (
 from .kernels import Features, transpose
 from .relations import MEASURES, RULES
 from .store import Store, open_store
+from .top_lists import PAIR, Lists, key_features, offer_block
 
 
 # Ranges of upstream features that are taken in turn; each reads the upstream layer once
@@ -240,7 +237,7 @@ def decoder_neighbours(
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: `(features, top_k)` places of lists for both, see
-        [`~spiral_trl.sae.coactivation.as_key`].
+        [`~spiral_trl.sae.top_lists.as_key`].
     """
     rows, columns = Lists(len(up), 1, top_k), Lists(len(down), 1, top_k)
     for first in range(0, len(up), _BLOCK):

@@ -34,9 +34,7 @@ first.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -50,12 +48,21 @@ import numpy as np
 
 from ..errors import UsageError, did_you_mean
 from .extra import require_extra
+from .relation_files import (
+    directions_fingerprint,
+    edges_path,
+    features_path,
+    is_finished,
+    read_table,
+    store_fingerprint,
+    write_features,
+    write_readme,
+    write_table,
+)
 from .store import Store, write_json
 
 
 if TYPE_CHECKING:
-    import pyarrow
-
     from .kernels import Features
 
 
@@ -64,17 +71,6 @@ MEASURES = ("pearson", "cosine", "jaccard", "sufficiency", "necessity", "mutual_
 RULES = ("absolute", "relative")
 # Share of a feature's largest activation above which it is active by the relative rule
 RELATIVE = 0.2
-
-_README = """---
-configs:
-{configs}
----
-
-# Relations between features of sparse autoencoders
-
-Each row of `absolute` and `relative` is a pair of features of two layers; `features` describes the features by
-themselves. See the columns' meaning in `spiral_trl.sae.relations`.
-"""
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,7 @@ class Relations:
         layers = sorted(int(key) for key in self.about["layers"])
         if layer not in layers:
             raise UsageError(f"{self.folder} has layers {', '.join(map(str, layers))}, not {layer}")
-        return _read_table(_features_path(self.folder, layer))
+        return read_table(features_path(self.folder, layer))
 
     def edges(self, pair: tuple[int, int], rule: str = "absolute") -> dict[str, np.ndarray]:
         """Columns of a layer pair's table, ascending by upstream and downstream feature.
@@ -131,7 +127,7 @@ class Relations:
         if tuple(pair) not in self.pairs:
             have = ", ".join(f"{up}-{down}" for up, down in self.pairs) or "none"
             raise UsageError(f"{self.folder} has no layer pair {pair[0]}-{pair[1]}; there are: {have}")
-        return _read_table(_edges_path(self.folder, pair, rule))
+        return read_table(edges_path(self.folder, pair, rule))
 
 
 def relate(
@@ -210,11 +206,6 @@ def open_relations(folder: str | Path) -> Relations:
     return Relations(folder, about)
 
 
-def is_finished(folder: Path, pair: tuple[int, int], rules: Sequence[str]) -> bool:
-    """Whether the tables of a layer pair are there under all of the rules."""
-    return all(_edges_path(folder, pair, rule).exists() for rule in rules)
-
-
 def _check(
     store: Store,
     pairs: Sequence[tuple[int, int]] | None,
@@ -278,13 +269,6 @@ def _settings(top_k: int, rules: Sequence[str], relative: float, min_count: int)
     return {"top_k": top_k, "rules": ordered, "relative": relative, "min_count": min_count}
 
 
-def store_fingerprint(store: Store) -> str:
-    """Of what a store is about and the sizes of its shards, not of every code."""
-    sizes = [[shard.num_tokens, sorted(shard.entries.items())] for shard in store.shards]
-    text = json.dumps([dict(store.about), sizes], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _begin(
     store: Store,
     folder: Path,
@@ -294,7 +278,7 @@ def _begin(
 ) -> dict[str, Any]:
     """Writes `relations.json`, or sees that what is there is of the same codes and settings."""
     layers = sorted({layer for pair in pairs for layer in pair})
-    used = {str(layer): _fingerprint(directions[layer]) if directions else None for layer in layers}
+    used = {str(layer): directions_fingerprint(directions[layer]) if directions else None for layer in layers}
     about: dict[str, Any] = {
         "version": VERSION,
         "store": store_fingerprint(store),
@@ -325,13 +309,8 @@ def _begin(
         about["directions"] = {**before["directions"], **used}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "relations.json", about)
-    configs = [f"- config_name: {name}\n  data_files: {name}/*.parquet" for name in [*settings["rules"], "features"]]
-    (folder / "README.md").write_text(_README.format(configs="\n".join(configs)), encoding="utf-8")
+    write_readme(folder, settings["rules"])
     return about
-
-
-def _fingerprint(directions: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(directions, np.float32).data).hexdigest()[:16]
 
 
 def _read_about(folder: Path) -> dict[str, Any] | None:
@@ -374,7 +353,7 @@ def _relate_missing(
                 if layer not in features:
                     # Also checks every row, so that no loop after it reads or writes outside an array
                     features[layer] = feature_sums(store, layer, settings["relative"])
-                    _write_features(folder, layer, features[layer], store.num_tokens)
+                    write_features(folder, layer, features[layer], store.num_tokens)
             up, down = pair
             if laid_out != down:
                 lay_out(store, down, settings["relative"] * features[down].max, partial)
@@ -385,68 +364,7 @@ def _relate_missing(
             )
             for rule in settings["rules"]:
                 table = neighbours.table(rule)
-                _write_table(_edges_path(folder, pair, rule), table)
+                write_table(edges_path(folder, pair, rule), table)
             bar.update(RANGES * (number + 1) - bar.n)
             later = {layer for other in pairs[number + 1 :] for layer in other}
             features = {layer: sums for layer, sums in features.items() if layer in later}
-
-
-def _features_path(folder: Path, layer: int) -> Path:
-    return folder / "features" / f"{layer:02d}.parquet"
-
-
-def _edges_path(folder: Path, pair: tuple[int, int], rule: str) -> Path:
-    return folder / rule / f"{pair[0]:02d}-{pair[1]:02d}.parquet"
-
-
-def _write_features(folder: Path, layer: int, features: Features, num_tokens: int) -> None:
-    number = len(features.count)
-    columns = {
-        "layer": np.full(number, layer, np.int32),
-        "feature": np.arange(number, dtype=np.int32),
-        "count": features.count,
-        "count_relative": features.count_relative,
-        "total": features.total,
-        "total_squares": features.total_squares,
-        "max": features.max,
-        "mean_active": features.total / np.maximum(features.count, 1),
-        "density": features.count / num_tokens,
-    }
-    _write_table(_features_path(folder, layer), columns)
-
-
-def _write_table(path: Path, columns: Mapping[str, np.ndarray]) -> None:
-    """Writes a table whole or not at all. Ranks of 0 are null in it."""
-    import pyarrow
-    from pyarrow import parquet
-
-    def column(name: str, values: np.ndarray) -> pyarrow.Array:
-        return pyarrow.array(values, mask=values == 0 if name.startswith("rank_") else None)
-
-    table = pyarrow.table({name: column(name, values) for name, values in columns.items()})
-    # Numbers of which most differ gain nothing from a dictionary
-    repeated = [name for name, values in columns.items() if values.dtype.kind == "i"]
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        parquet.write_table(
-            table, partial, row_group_size=1 << 18, compression="zstd", use_dictionary=repeated, store_schema=False
-        )
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _read_table(path: Path) -> dict[str, np.ndarray]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        table = parquet.read_table(path)
-        return {
-            name: (table[name].fill_null(0) if name.startswith("rank_") else table[name]).to_numpy()
-            for name in table.column_names
-        }
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
