@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,11 @@ _MEASURED = 200_000
 
 
 def run_report(
-    args: SAEReportArguments, before: str, after: str | None = None, say: Callable[[str], None] | None = None
+    args: SAEReportArguments,
+    before: str,
+    after: str | None = None,
+    title: str | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Makes a report, or goes on with one.
 
@@ -64,6 +69,7 @@ def run_report(
         args ([`~spiral_trl.sae.arguments.SAEReportArguments`]): What is asked for, checked.
         before (`str`): The model, a folder or an id on the Hub.
         after (`str`, *optional*): The same model after training.
+        title (`str`, *optional*): Heading of the page; by default it names the models.
         say (`Callable`, *optional*): Told what is being done; by default it is printed on stderr.
 
     Returns:
@@ -72,12 +78,21 @@ def run_report(
     Raises:
         [`~spiral_trl.errors.UsageError`]: If something given does not fit. Stages that were made are kept.
     """
-    return _Run(args, before, after, say or (lambda text: print(text, file=sys.stderr, flush=True))).make()
+    return _Run(args, before, after, title, say or (lambda text: print(text, file=sys.stderr, flush=True))).make()
 
 
 class _Run:
-    def __init__(self, args: SAEReportArguments, before: str, after: str | None, say: Callable[[str], None]):
+    def __init__(
+        self,
+        args: SAEReportArguments,
+        before: str,
+        after: str | None,
+        title: str | None,
+        say: Callable[[str], None],
+    ):
         self.args, self.names, self.say = args, (before, after), say
+        models = [model_name(name) for name in (before, after) if name is not None]
+        self.title = title or f"Features of {', before and after training: '.join(reversed(models))}"
         self.folder = Path(args.output_dir)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.seconds: dict[str, float] = {}
@@ -94,7 +109,7 @@ class _Run:
         if self.episodes_before is not None:
             self.game_features(store)
         if self.after is not None:
-            self.comparison()
+            self.comparison(store)
         page = self.report(store)
         told = {
             "page": page,
@@ -356,10 +371,9 @@ class _Run:
 
         return LanguageModelPlayer(self.after or self.before, self.tokenizer, max_new_tokens=self.args.max_new_tokens)
 
-    def comparison(self) -> None:
-        from .compare import compare
+    def comparison(self, store: Store) -> None:
+        from .before_after import Compared, compare_before_after
         from .graph_difference import compare_graphs
-        from .quality import measure_quality
         from .specific import paired_streams, specific_features
 
         path = self.folder / "comparison.json"
@@ -370,23 +384,12 @@ class _Run:
         folder = self.folder / "compared"
         one = self.codes("compared/before", self.before, self.dictionaries, self.documents_before)
         other = self.codes("compared/after", self.after, self.dictionaries, self.documents_before)
-        own = None
-        if self.documents_after is not None:
-            own = self.codes("compared/own", self.after, self.dictionaries, self.documents_after, of="after")
-        with self.stage("quality before and after"):
-            quality = tuple(
-                {
-                    layer: measured.to_dict()
-                    for layer, measured in measure_quality(
-                        model, self.dictionaries, self.documents_before, max_tokens=_MEASURED
-                    ).items()
-                }
-                for model in (self.before, self.after)
-            )
-        with self.stage("graphs before and after"):
-            graph = compare_graphs(one, other, folder / "graphs")
-        candidates = None
+        own = Compared(
+            (one, other), self._on_policy(one, self.dictionaries, "own"), self._both_qualities(self.dictionaries)
+        )
+        shared = None
         if self.report_dictionaries is not self.dictionaries:
+            first = self.codes("codes_before", self.before, self.report_dictionaries, self.documents_before)
             with self.stage("candidates for new directions"):
                 candidates = {
                     layer: specific_features(
@@ -394,17 +397,65 @@ class _Run:
                     ).to_dict()
                     for layer, dictionary in self.report_dictionaries.items()
                 }
-        with self.stage("comparison") as progress:
-            compared = compare(
-                self.folder,
-                same_text=(one, other),
-                on_policy=None if own is None else (one, own),
-                quality=(quality[0], quality[1]),
-                graph=graph,
-                candidates=candidates,
-                progress=progress,
+            with self.stage("graphs before and after"):
+                graph = compare_graphs(first, store, folder / "graphs")
+            shared = Compared(
+                (first, store),
+                self._on_policy(first, self.report_dictionaries, "own_shared"),
+                self._both_qualities(self.report_dictionaries),
+                graph,
+                candidates,
             )
-        self.summaries["comparison"] = compared.data["summary"]
+        else:
+            with self.stage("graphs before and after"):
+                own = replace(own, graph=compare_graphs(one, other, folder / "graphs"))
+        with self.stage("comparison") as progress:
+            told = compare_before_after(self.folder, own, shared, self._causal, progress)
+        self.summaries["comparison"] = told["summary"]
+
+    def _on_policy(self, first: Store, dictionaries: dict[int, Dictionary], name: str) -> tuple[Store, Store] | None:
+        if self.documents_after is None:
+            return None
+        assert self.after is not None
+        own = self.codes(f"compared/{name}", self.after, dictionaries, self.documents_after, of="after")
+        return first, own
+
+    def _both_qualities(self, dictionaries: dict[int, Dictionary]) -> tuple[dict[int, Any], dict[int, Any]]:
+        from .quality import measure_quality
+
+        assert self.after is not None
+        with self.stage("quality before and after"):
+            one, other = (
+                measure_quality(model, dictionaries, self.documents_before, max_tokens=_MEASURED)
+                for model in (self.before, self.after)
+            )
+        return dict(one), dict(other)
+
+    def _causal(self, features: Mapping[int, list[int]], store: Store) -> dict[str, Any] | None:
+        """The model after, in play without the most changed features."""
+        from ..players.registry import check_player, make_player
+        from .ablated_play import ablated_play
+
+        if not self.args.games:
+            return None
+        game = self.args.games[0]
+        opponent = "cfr"
+        try:
+            check_player(opponent, game)
+        except ValueError:
+            opponent = "random"
+        with self.stage("most changed features switched off in play") as progress:
+            return ablated_play(
+                self.player(),
+                self.report_dictionaries,
+                features,
+                store,
+                game,
+                make_player(opponent),
+                random_sets=19,
+                seed=self.args.seed,
+                progress=progress,
+            ).to_dict()
 
     # ----------------------------------------------------------------------------------------------------- the page
 
@@ -415,7 +466,6 @@ class _Run:
         args = self.args
         limits = Limits(features=args.report_features)
         name = "report.html" if args.report_features <= _ONE_FILE else "report"
-        names = [model_name(name) for name in self.names if name is not None]
         with self.stage("page"):
             write_report(
                 self.folder,
@@ -423,7 +473,7 @@ class _Run:
                 self.tokenizer,
                 self.after or self.before,
                 _directions(self.report_dictionaries),
-                title=f"Features of {names[-1]}",
+                title=self.title,
                 measure=args.community_measure,
                 limits=limits,
             )
