@@ -10,4 +10,5 @@ COMMANDS = {
     "play": "play a game at the terminal, or let players play and print what they did",
     "evaluate": "measure one player: results by seat, illegal replies, exploitability",
     "arena": "a round robin of players: pay-offs, ratings, a picture",
+    "patterns": "reasoning patterns in games and math: found by a judge, counted over training",
 }
