@@ -8,8 +8,8 @@ For a sample of upstream features of each pair of layers (arXiv 2410.08869):
 3. The model reads documents in which the upstream feature fires: undisturbed, with it ablated, and with a step of the same
    length along the direction of another upstream feature of matched density.
 4. The effect on a downstream feature is the share of its activation, over the tokens where the upstream feature fired,
-   that is lost: 1 where it falls silent, 0 where it stays, below 0 where it grows. A pair is called causal where the effect
-   is above that of 95% of steps in other directions.
+   that is lost: 1 where it falls silent, 0 where it stays, below 0 where it grows. A pair is called causal where at least
+   half is lost, and less with the steps in other directions.
 
 The unit of all intervals is the upstream feature: its pairs share an ablation.
 """

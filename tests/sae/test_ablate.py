@@ -219,6 +219,9 @@ def test_planted_cause_is_found_and_its_companion_is_not(planted, tmp_path):
     assert said["features"] == 2
     assert said["all"]["neighbours"]["effect"]["estimate"] > said["all"]["random"]["effect"]["estimate"] == 0
     assert said["measures"]["pearson"]["auc"]["estimate"] > 0.8
+    # Three of the neighbours are made by the two features; no random feature is
+    assert said["all"]["neighbours"]["causal"]["estimate"] == pytest.approx(3 / said["all"]["neighbours"]["pairs"])
+    assert said["all"]["random"]["causal"]["estimate"] == 0
     # The best by any measure is the feature itself, or what it makes
     assert said["measures"]["decoder_cosine"]["best"]["estimate"] == pytest.approx(1)
     assert set(said["measures"]) >= {"pearson", "sufficiency", "necessity", "mutual_information"}
