@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError
-from .communities import Communities, communities
+from .communities import Communities, check_measure, communities, may_pass
 from .extra import require_extra
 from .sampling import design_effects
 from .store import Store, write_json
@@ -288,8 +288,13 @@ def _flow(
 
 def _communities(store: Store, relations: Relations, rule: str, settings: CommunitySettings) -> Communities:
     wanted = ["upstream_layer", "upstream", "downstream_layer", "downstream", "count_up", "count_down", "count_both"]
-    parts = [relations.edges(pair, rule) for pair in relations.pairs]
-    edges = {name: np.concatenate([part[name] for part in parts]) for name in (*wanted, settings.measure)}
+    parts = []
+    for pair in relations.pairs:
+        part = relations.edges(pair, rule)
+        check_measure(part, settings.measure)
+        kept = may_pass(part[settings.measure], settings.threshold)
+        parts.append({name: part[name][kept] for name in (*wanted, settings.measure)})
+    edges = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     effect: np.ndarray | float = 1.0
     if settings.by_group and settings.bootstraps:
         of = {layer: design_effects(store, layer) for layer in {layer for pair in relations.pairs for layer in pair}}

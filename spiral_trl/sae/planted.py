@@ -28,6 +28,8 @@ MEDIAN, SPREAD = 1e-3, 1.2
 # No planted feature is active on more than this share of tokens
 DENSEST = 0.1
 VOCABULARY = 2000
+# Firings that every decisive cell of a feature needs for its label to be held against the truth
+ENOUGH = 200
 TOKENS_PER_GROUP = 500
 
 
@@ -498,10 +500,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal stores (default: 0)")
     parser.add_argument("--tokens", type=int, default=1_000_000, help="how many tokens (default: 1000000)")
     parser.add_argument("--of-each", type=int, default=120, help="structures of each kind (default: 120)")
+    parser.add_argument(
+        "--score", action="store_true", help="also relate and label the features, and score the labels"
+    )
     asked = parser.parse_args(arguments)
     store, truth = plant(asked.folder, asked.seed, asked.tokens, asked.of_each)
     print(f"{store.folder}: {store.num_tokens} tokens, {store.num_features(0)} and {len(truth)} features")
+    if asked.score:
+        _print_scores(store, truth)
     return 0
+
+
+def _print_scores(store: Store, truth: Sequence[Truth]) -> None:
+    from .labels import label_features
+    from .relations import relate
+
+    layer = label_features(store, relate(store, store.folder / "relations"))[1]
+    pairs = list(zip(layer.partner.tolist(), layer.second.tolist(), strict=True))
+    print(f"{'decisive cells':<16}{'label':<14}{'planted':>8}{'given':>8}{'precision':>11}{'recall':>8}")
+    for name, some in (
+        (f"{ENOUGH} and more", [item for item in truth if item.decisive >= ENOUGH]),
+        (f"below {ENOUGH}", [item for item in truth if item.decisive < ENOUGH]),
+    ):
+        for part in score(some, layer.label.tolist(), pairs):
+            rates = f"{part.precision:>11.3f}{part.recall:>8.3f}"
+            print(f"{name:<16}{part.label:<14}{part.planted:>8}{part.given:>8}{rates}")
 
 
 if __name__ == "__main__":
