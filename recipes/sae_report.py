@@ -48,9 +48,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     (args,) = make_parser().parse_args_and_config(argv)
     args.check()
     before, after = args.model_name_or_path, args.after
+    title = None
     if before == EMBEDDED:
         before, after = train_embedded(args)
-    print(format_summary(run_report(args, before, after)))
+        title = f"The embedded model before and after self-play on {', '.join(args.games or ())}"
+    print(format_summary(run_report(args, before, after, title)))
 
 
 if __name__ == "__main__":

@@ -10,4 +10,6 @@ COMMANDS = {
     "play": "play a game at the terminal, or let players play and print what they did",
     "evaluate": "measure one player: results by seat, illegal replies, exploitability",
     "arena": "a round robin of players: pay-offs, ratings, a picture",
+    "sae": "features of sparse autoencoders: across layers, in a page, before and after training",
+    "patterns": "reasoning patterns in games and math: found by a judge, counted over training",
 }

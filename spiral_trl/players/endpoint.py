@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -172,8 +172,14 @@ class EndpointPlayer:
         self.completion_tokens = 0
         self._lock = threading.Lock()
 
-    def reply(self, turns: Sequence[Turn]) -> list[Reply]:
+    def reply(self, turns: Sequence[Turn], keep: Callable[[int, Reply], object] | None = None) -> list[Reply]:
         """One reply for each turn.
+
+        Args:
+            turns (`Sequence[Turn]`): What is asked.
+            keep (`Callable`, *optional*): Called with the index of a turn and its reply as soon as that is there, by
+                the thread that made the call: what was paid for is kept, however the batch ends. Who passes it shows
+                progress on its own.
 
         Raises:
             [`~spiral_trl.errors.PlayerError`]: If one of them stays without an answer, or `max_calls` does not suffice.
@@ -193,7 +199,8 @@ class EndpointPlayer:
             raise self._failed(str(error)) from None
         stop = threading.Event()
         # Shown only to a person, and only where it takes a while
-        bar = tqdm(total=len(turns), desc=self.name, disable=not sys.stderr.isatty(), delay=3, leave=False)
+        hidden = keep is not None or not sys.stderr.isatty()
+        bar = tqdm(total=len(turns), desc=self.name, disable=hidden, delay=3, leave=False)
         with (
             httpx2.Client(
                 headers={} if key is None else {"Authorization": f"Bearer {key}"},
@@ -203,7 +210,14 @@ class EndpointPlayer:
             ThreadPoolExecutor(self.concurrency) as pool,
             bar,
         ):
-            futures = [pool.submit(self._answer, client, turn, key, stop) for turn in turns]
+
+            def answer(index: int) -> Reply:
+                reply = self._answer(client, turns[index], key, stop)
+                if keep is not None:
+                    keep(index, reply)
+                return reply
+
+            futures = [pool.submit(answer, index) for index in range(len(turns))]
             try:
                 for future in as_completed(futures):
                     future.result()

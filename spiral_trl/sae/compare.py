@@ -146,7 +146,8 @@ def compare(
         graph (`Mapping`, *optional*): What [`~spiral_trl.sae.graph_difference.graph_difference`] found.
         candidates (`Mapping`, *optional*): For each layer, `to_dict()` of
             [`~spiral_trl.sae.specific.Specific`].
-        causal (`Mapping`, *optional*): What ablating the most changed features in play did, with a `summary` in words.
+        causal (`Mapping`, *optional*): What playing without the most changed features did: `to_dict()` of what
+            `ablated_play` gives.
         settings ([`CompareSettings`], *optional*): Settings.
         limits ([`~spiral_trl.sae.gate.GateLimits`], *optional*): What the gate lets through.
         top (`int`, *optional*, defaults to `50`): Rows of the tables of most changed features.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .discoveries import OF_LENGTH
+from .effect_words import play_summary, play_table
 from .gate import QUALITIES, Gate
 
 
@@ -40,13 +41,16 @@ def describe(
         for changes in found:
             sentences += _words(changes, counts[changes.kind], settings)
         sentences += _graph_words(graph) + _candidate_words(candidates)
-        if causal and causal.get("summary"):
-            sentences.append(str(causal["summary"]))
+        sentences += [play_summary(causal, "of the changed")] if causal else []
     tables = _gate_tables(gate)
     if not stopped:
         for changes in found:
             tables += [_layer_table(changes, counts[changes.kind]), _feature_table(changes, top)]
-        tables += _graph_tables(graph) + _candidate_tables(candidates, top)
+        tables += (
+            _graph_tables(graph)
+            + _candidate_tables(candidates, top)
+            + ([play_table(causal, "changed")] if causal else [])
+        )
     if stopped:
         verdict = "the dictionary does not transfer"
     elif any(said["beyond"] for said in counts.values()):
@@ -66,13 +70,19 @@ def _counts(changes: Changes, settings: CompareSettings) -> dict[str, Any]:
     layers = {str(layer): _layer_counts(columns, settings) for layer, columns in changes.layers.items()}
     control = {str(layer): _layer_counts(columns, settings) for layer, columns in changes.control.items()}
     names = ("features", "active", "tested", "beyond", "up", "down", "large")
+    # With names swapped, what one half of the games has too much of the other one lacks, for all features alike
+    swapped = changes.kind == "same_text"
     total: dict[str, Any] = {name: sum(said[name] for said in layers.values()) for name in names}
     return total | {
         "agreement": _agreement(list(changes.layers.values())),
         "control": {name: sum(said[name] for said in control.values()) for name in ("tested", "beyond")}
-        | {"agreement": _agreement(list(changes.control.values()))},
+        | {"agreement": None if swapped else _agreement(list(changes.control.values()))},
         "layers": {
-            layer: said | {"control": {name: control[layer][name] for name in ("tested", "beyond", "agreement")}}
+            layer: said
+            | {
+                "control": {name: control[layer][name] for name in ("tested", "beyond")}
+                | {"agreement": None if swapped else control[layer]["agreement"]}
+            }
             for layer, said in layers.items()
         },
         "about": {str(layer): said for layer, said in changes.about.items()},
@@ -123,12 +133,12 @@ def _gate_words(gate: Gate | None) -> str:
     without = [name for name in gate.unmeasured if name != "unexplained_variance"]
     note = f" ({', '.join(QUALITIES[name] for name in without)} not measured)" if without else ""
     if not gate.failing:
-        return f"The dictionaries of the model before serve the model after as well{note}."
+        return f"The dictionaries serve the model after training as well{note}."
     layers = "; ".join(f"layer {layer}: {', '.join(gate.layers[str(layer)]['reasons'])}" for layer in gate.failing)
     if not gate.transferring:
         return (
-            f"The dictionaries of the model before do not transfer to the model after ({layers}): features cannot be "
-            "compared, and nothing else was."
+            f"The dictionaries do not transfer to the model after training ({layers}): features cannot be compared, and "
+            "nothing else was. Dictionaries trained on both models together may serve."
         )
     return f"Some dictionaries do not transfer and are left out ({layers}). The others serve both models{note}."
 

@@ -297,7 +297,8 @@ def tail_bound(z: np.ndarray) -> np.ndarray:
     """The most that the two-sided probability of a weighted sum of signs, divided by its deviation, can be."""
     from scipy.special import ndtr
 
-    return np.minimum(2 * ndtr(-np.abs(z)) / (4 * ndtr(-np.sqrt(2))), 1.0)
+    # Above 0, where the normal tail is below what a float holds
+    return np.clip(2 * ndtr(-np.abs(z)) / (4 * ndtr(-np.sqrt(2))), np.finfo(float).tiny, 1.0)
 
 
 def sampled_tail(d: np.ndarray, tosses: np.ndarray) -> float:

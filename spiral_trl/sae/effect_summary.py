@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from .pair_measures import MEASURES
+from .relations import MEASURES
 
 
 _REPLICATES = 500
-# A pair is causal where its effect is above this share of steps in other directions
-_QUANTILE = 0.95
+# A pair is causal where at least this share of the downstream feature is lost, and less with steps in other directions
+LOST = 0.5
 
 
 def summarise(
@@ -28,8 +28,8 @@ def summarise(
         seed (`int`): Of the resampling.
 
     Returns:
-        `dict`: `features` and `pairs` that count, `left_out` (pairs that do not fire together often enough), `threshold`
-        (the effect above which a pair is causal), `all` and `layers` (for each pair of layers; both with mean effect and
+        `dict`: `features` and `pairs` that count, `left_out` (pairs that do not fire together often enough), `lost`
+        (the effect from which a pair is causal, if steps in other directions do less), `all` and `layers` (for each pair of layers; both with mean effect and
         causal share of `neighbours`, of `random` features of matched density, and the effect of steps in other directions
         on the neighbours), and `measures`: for each `spearman` (of the measure and the effect, over all pairs), `auc` (the
         chance that of a causal pair and another one the causal one has the larger measure) and `best` (mean effect on the
@@ -52,20 +52,19 @@ def summarise(
             columns.setdefault(name, []).append(values[counted])
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
     units_of, layers_of = np.concatenate(unit), np.concatenate(layer)
-    # Mean and all effects of steps in other directions
     steps = np.stack([values for name, values in joined.items() if name.startswith("effect_other_")])
-    threshold = float(np.nanquantile(steps, _QUANTILE)) if np.isfinite(steps).any() else None
+    other = np.where(np.isfinite(steps), steps, -np.inf)
     data = {
         **joined,
         "other": _mean_of(steps),
-        "causal": joined["effect"] > (np.inf if threshold is None else threshold),
+        "causal": (joined["effect"] >= LOST) & (joined["effect"] > other.max(0)),
     }
     resample = _Resampling(units_of, seed)
     return {
         "features": units,
         "pairs": len(units_of),
         "left_out": left_out,
-        "threshold": threshold,
+        "lost": LOST,
         "all": _groups(data, np.ones(len(units_of), bool), resample),
         "layers": [
             {"upstream_layer": up, "downstream_layer": down, **_groups(data, layers_of == number, resample)}

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import UsageError
 from .neuronpedia import neuronpedia_link
 from .node_link import NodeLink, export_graph, unknown_feature
-from .report import Run, measures_of, open_run
+from .run_folder import Run, measures_of, open_run
 from .selection import Place, choose_edges
 
 
@@ -30,7 +30,7 @@ def export_run(
     """The graph of a community of a run, or of a feature's neighbourhood.
 
     Args:
-        run ([`~spiral_trl.sae.report.Run`], `str` or `Path`): The run, or its folder.
+        run ([`~spiral_trl.sae.run_folder.Run`], `str` or `Path`): The run, or its folder.
         measure (`str`, *optional*, defaults to `"pearson"`): What a link's `similarity` is.
         community (`int`, *optional*): The community's number.
         around (`tuple[int, int]`, *optional*): Layer and feature of the one whose neighbours are wanted.

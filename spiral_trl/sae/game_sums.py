@@ -62,18 +62,21 @@ def game_sums(store: Store, layer: int, replies_only: bool = False) -> GameSums:
     games, number = np.unique(store.tokens["group"][kept], return_inverse=True)
     row = np.full(store.num_tokens, -1)
     row[kept] = number
-    counts = csr_array((len(games), num_features))
-    totals = csr_array((len(games), num_features))
+    shape = (len(games), num_features)
+    # Both sums in one product: counts are its real part, activations its imaginary part
+    both = csr_array(shape, dtype=np.complex128)
     bounds = shard_bounds(store.shards)
     for shard, start, stop in zip(store.shards, bounds[:-1], bounds[1:], strict=True):
         at = np.flatnonzero(row[start:stop] >= 0)
         members = csr_array((np.ones(len(at)), (row[start:stop][at], at)), shape=(len(games), stop - start))
         codes = _matrix(shard.rows(layer), num_features)
-        totals = totals + members @ codes
-        codes.data[:] = 1.0
-        counts = counts + members @ codes
-    for sums in (counts, totals):
-        sums.sort_indices()
+        codes = csr_array((1 + 1j * codes.data, codes.indices, codes.indptr), shape=codes.shape)
+        both = both + members @ codes
+    both.sort_indices()
+    counts, totals = (
+        csr_array((data.copy(), both.indices.copy(), both.indptr.copy()), shape=shape)
+        for data in (both.data.real, both.data.imag)
+    )
     return GameSums(games, np.bincount(number).astype(np.float64), counts, totals)
 
 

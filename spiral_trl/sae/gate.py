@@ -1,4 +1,8 @@
-"""Whether dictionaries of the model before serve the model after: asked before anything is compared by their features."""
+"""Whether dictionaries of the model before serve the model after: asked before anything is compared by their features.
+
+Where they do not, dictionaries trained on both models together may (see `others` of
+[`~spiral_trl.sae.train.train_dictionaries`]); the gate then asks whether they serve the one as well as the other.
+"""
 
 from __future__ import annotations
 

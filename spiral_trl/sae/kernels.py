@@ -14,12 +14,8 @@ from numba import njit, types
 from numba.extending import overload
 
 from ..errors import UsageError
+from .relations import RELATIVE, RULES
 from .store import Rows, Shard, Store, shard_bounds
-
-
-RULES = ("absolute", "relative")
-# Share of a feature's largest activation above which it is active by the relative rule
-RELATIVE = 0.2
 
 
 def raw_values(value: np.ndarray) -> np.ndarray:
@@ -38,13 +34,13 @@ def raw_limits(limits: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return raw_values(rounded)
 
 
-def _number(raw: Any) -> Any:
+def number(raw: Any) -> Any:
     """An activation in float64."""
     return float(np.uint16(raw).view(np.float16)) if isinstance(raw, np.integer) else float(raw)
 
 
-@overload(_number, strict=False)
-def _number_compiled(raw: Any) -> Any:
+@overload(number, strict=False)
+def _number_for_numba(raw: Any) -> Any:
     if isinstance(raw, types.Integer):
         # The exponent's offset is 15 in half precision and 1023 in double; subnormal numbers come out right too
         return lambda raw: np.int64(np.int64(raw) << 42).view(np.float64) * 2.0**1008
@@ -88,7 +84,7 @@ def sum_rows(
         start, end = indptr[row], indptr[row + 1]
         if start < 0 or end < start or end > len(feature):
             return 1, row
-        last = -1
+        last = np.int64(-1)
         for at in range(start, end):
             column = np.int64(feature[at])
             if column >= num_features:
@@ -96,12 +92,12 @@ def sum_rows(
             if column <= last:
                 return 3, row
             last = column
-            value = _number(raw[at])
+            value = number(raw[at])
             if not 0.0 < value < ceiling:
                 return 4, row
     for at in range(len(feature)):
         column = np.int64(feature[at])
-        value = _number(raw[at])
+        value = number(raw[at])
         count[column] += 1
         largest[column] = max(largest[column], value)
         for which, term in ((0, value), (2, value * value)):

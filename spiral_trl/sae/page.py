@@ -30,7 +30,10 @@ VERSION = 1
 LABELS = ("none", "pass-through", "and", "or", "specialising", "duplicate")  # as the legend lists them
 SHARD_BYTES = 300_000  # JSON of one shard before compression: a card opens at once, and like texts compress together
 _REQUIRED = ("about", "communities", "edges", "features", "flow", "layers", "measures", "prompts", "quality", "title")
-_SCRIPTS = ("base", "data", "layout", "graph", "charts", "card", "sections", "explore", "search", "routes")
+_SCRIPTS = (
+    "base", "data", "layout", "draw", "steer", "graph", "charts", "card", "findings", "pages", "explore", "views",
+    "search", "routes",
+)  # fmt: skip
 _SHOWN_TOKENS = 12  # tokens by which a feature without an explanation is named and searched
 
 

@@ -4,7 +4,6 @@ spliced in."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,15 +44,16 @@ class Reconstruction:
     def add(self, stream: Tensor) -> None:
         """Adds streams `(n, width)`."""
         for part in stream.split(max(_ENTRIES // self.dictionary.num_features, 1)):
-            self.add_codes(part, self.dictionary.encode(part))
+            codes = self.dictionary.encode(part)
+            self.add_known(part, codes, self.dictionary.error(part, codes))
 
-    def add_codes(self, stream: Tensor, codes: Tensor) -> None:
-        """Adds streams `(n, width)` whose codes `(n, num_features)` are known."""
+    def add_known(self, stream: Tensor, codes: Tensor, missed: Tensor) -> None:
+        """Adds streams `(n, width)` whose codes `(n, num_features)` and errors `(n, width)` are known."""
         read = self.dictionary.read(stream).double()
         self.tokens += len(read)
         self._sum += read.sum(0)
         self._squares += float(read.square().sum())
-        self._missed += float(self.dictionary.error(stream, codes).double().square().sum())
+        self._missed += float(missed.double().square().sum())
         self.counts += (codes > 0).sum(0)
 
     @property
@@ -116,9 +116,8 @@ def measure_quality(
     """Measures dictionaries on documents. Every token counts once and equally.
 
     Variances are those of the tokens that documents keep; cross-entropies those of the tokens predicted there, of games
-    the replies' alone. In games,
-    where a token before a document's `start` is one of an earlier document, the whole stream is spliced; in other texts,
-    where it is one that dictionaries do not read, the stream is left as it is before `start`.
+    the replies' alone. In games, where a token before a document's `start` is one of an earlier document, the whole stream
+    is spliced; in other texts, where it is one that dictionaries do not read, the stream is left as it is before `start`.
 
     The model runs once, and twice more for each layer.
 
@@ -144,15 +143,13 @@ def measure_quality(
     clean, predictions, tokens = 0.0, 0, 0
     size = max(min(batch_tokens, _ENTRIES // model.config.get_text_config().vocab_size), 1)
     for number, batch in enumerate(batches(readable(model, documents), size, model.device)):
-        streams: dict[int, Tensor] = {}
-        loss, count = _cross_entropy(model, batch, _kept_streams(model, batch, list(dictionaries), streams))
+        loss, count = _cross_entropy(model, batch, {})
         clean, predictions, tokens = clean + loss, predictions + count, tokens + int(batch.kept.sum())
-        spliced = _spliced(batch)
-        for layer, dictionary in dictionaries.items():
-            sums[layer].add(streams.pop(layer))
-            for kind in ("spliced", "zero"):
-                edit = _splice(dictionary, spliced) if kind == "spliced" else _zero(spliced)
-                losses[layer, kind] += _cross_entropy(model, batch, edited_residuals(model, {layer: edit}))[0]
+        where = _spliced(batch)
+        for layer, measured in sums.items():
+            # The stream that is spliced is the undisturbed one: it is measured on the way
+            for kind, edit in (("spliced", _splice(measured, where, batch.kept)), ("zero", _zero(where))):
+                losses[layer, kind] += _cross_entropy(model, batch, {layer: edit})[0]
         if progress is not None:
             progress(number + 1, 0, f"{tokens} tokens")
         if max_tokens is not None and tokens >= max_tokens:
@@ -179,19 +176,6 @@ def measure_quality(
     return found
 
 
-def _kept_streams(
-    model: PreTrainedModel, batch: Batch, layers: list[int], into: dict[int, Tensor]
-) -> AbstractContextManager[None]:
-    def keep(layer: int) -> Callable[[Tensor], Tensor]:
-        def edit(stream: Tensor) -> Tensor:
-            into[layer] = stream[batch.kept]
-            return stream
-
-        return edit
-
-    return edited_residuals(model, {layer: keep(layer) for layer in layers})
-
-
 def _spliced(batch: Batch) -> Tensor:
     """`(B, T)` bool: where dictionaries are spliced in."""
     import torch
@@ -200,15 +184,20 @@ def _spliced(batch: Batch) -> Tensor:
     return torch.where(games[:, None], batch.mask.bool(), batch.kept)
 
 
-def _splice(dictionary: Dictionary, where: Tensor) -> Callable[[Tensor], Tensor]:
+def _splice(sums: Reconstruction, where: Tensor, kept: Tensor) -> Callable[[Tensor], Tensor]:
+    """Splices a dictionary in at `where`, and adds what it does to the streams at `kept` to its sums."""
+    dictionary = sums.dictionary
+
     def edit(stream: Tensor) -> Tensor:
         stream = stream.clone()
-        rows = stream[where]
-        missed = [dictionary.error(part) for part in rows.split(max(_ENTRIES // dictionary.num_features, 1))]
-        at = 0
-        for part in missed:
-            rows[at : at + len(part)] -= part.to(rows.dtype)
-            at += len(part)
+        rows, counted = stream[where], kept[where]
+        size = max(_ENTRIES // dictionary.num_features, 1)
+        for part, count in zip(rows.split(size), counted.split(size), strict=True):
+            codes = dictionary.encode(part)
+            missed = dictionary.error(part, codes)
+            sums.add_known(part[count], codes[count], missed[count])
+            # A view of the rows
+            part -= missed.to(part.dtype)
         stream[where] = rows
         return stream
 
@@ -219,12 +208,14 @@ def _zero(where: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda stream: stream.masked_fill(where[..., None], 0)
 
 
-def _cross_entropy(model: PreTrainedModel, batch: Batch, edits: AbstractContextManager[None]) -> tuple[float, int]:
+def _cross_entropy(
+    model: PreTrainedModel, batch: Batch, edits: Mapping[int, Callable[[Tensor], Tensor]]
+) -> tuple[float, int]:
     """Summed cross-entropy of what is predicted after kept tokens, in games of the replies alone: a model is not asked to
     foretell its prompts. And of how many tokens."""
     import torch
 
-    with torch.no_grad(), evaluating(model), edits:
+    with torch.no_grad(), evaluating(model), edited_residuals(model, edits):
         logits = model(**batch.inputs, use_cache=False).logits
     at = batch.kept[:, :-1] & batch.mask[:, 1:].bool()
     for row, document in zip(at, batch.documents, strict=True):

@@ -1,24 +1,10 @@
-"""The report on a run: its data, put together from what the run's folder holds, and the page.
-
-A run's folder, of which only the codes must be there:
-
-```
-store.json, shards/      the codes, or in codes/
-quality.json             beside the codes: how well the dictionaries do
-relations/               relations between layers
-graph.json, labels.parquet    flow, gates, communities; what each feature is
-game_features.json       what features stand for in the game
-comparison.json          what training changed
-ablation.json            how well the measures predict causal effect
-presence.json            whether features that disappear are gone
-```
-"""
+"""The report on a run: its data, put together from what the run's folder holds, and the page."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,80 +12,24 @@ import numpy as np
 
 from ..errors import UsageError, did_you_mean
 from .cards import Windows, make_cards, short
-from .extra import require_extra
 from .neuronpedia import neuronpedia_link
-from .node_link_file import MEASURES
 from .pieces import Pieces
 from .prompt_views import Prompt, choose_documents, read_prompts
 from .report_data import VERSION, check_report
+from .run_folder import RESULTS, Run, counts_of, measures_of, open_run
 from .selection import Limits, Place, Selection, choose_edges, mentioned, neighbours
-from .store import Store, open_store, write_json
+from .store import write_json
 from .telling import telling_texts
 
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from .relations import Relations
 
-# Results that stand in the report as they are
-_RESULTS = {"games": "game_features.json", "comparison": "comparison.json", "ablation": "ablation.json"}
 # Shares of the places that features have which are chosen as examples
 _OF_GATES, _OF_LABELS, _OF_COMMUNITIES, _OF_PROMPTS = 0.1, 0.15, 0.3, 0.25
 
 Progress = Callable[[str, int, int], object]
-
-
-@dataclass
-class Run:
-    """What a run's folder holds; see the module.
-
-    Args:
-        folder (`Path`): The folder.
-        store ([`~spiral_trl.sae.store.Store`]): The codes.
-        relations ([`~spiral_trl.sae.relations.Relations`], *optional*): Their relations.
-        graph (`dict`): `graph.json`, or empty.
-        labels (`DataFrame`, *optional*): `labels.parquet`.
-        quality (`dict`): `quality.json`, or empty.
-        presence (`dict`): `presence.json`, or empty.
-        results (`dict`): `games`, `comparison` and `ablation`, each as its file has it or `None`.
-    """
-
-    folder: Path
-    store: Store
-    relations: Relations | None = None
-    graph: dict[str, Any] = field(default_factory=dict)
-    labels: DataFrame | None = None
-    quality: dict[str, Any] = field(default_factory=dict)
-    presence: dict[str, Any] = field(default_factory=dict)
-    results: dict[str, Any] = field(default_factory=dict)
-
-
-def open_run(folder: str | Path) -> Run:
-    """Opens a run's folder.
-
-    Raises:
-        [`~spiral_trl.errors.UsageError`]: If there are no codes in it, or a file cannot be read.
-    """
-    require_extra()
-    import pandas as pd
-
-    from .relations import open_relations
-
-    folder = Path(folder)
-    codes = folder / "codes" if (folder / "codes").is_dir() else folder
-    labels = folder / "labels.parquet"
-    return Run(
-        folder,
-        open_store(codes),
-        open_relations(folder / "relations") if (folder / "relations").is_dir() else None,
-        _read(folder / "graph.json") or {},
-        pd.read_parquet(labels) if labels.exists() else None,
-        _read(codes / "quality.json") or {},
-        _read(folder / "presence.json") or {},
-        {name: _read(folder / file) for name, file in _RESULTS.items()},
-    )
 
 
 def build_report(
@@ -120,7 +50,7 @@ def build_report(
     [`~spiral_trl.sae.selection`] for what goes in.
 
     Args:
-        run ([`Run`], `str` or `Path`): The run, or its folder.
+        run ([`~spiral_trl.sae.run_folder.Run`], `str` or `Path`): The run, or its folder.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): The model's; without one tokens are numbers.
         model ([`~transformers.PreTrainedModel`], *optional*): For the logit lens.
         directions (`Mapping[int, np.ndarray]`, *optional*): For it too: of each layer the decoder's `(features, width)`.
@@ -164,7 +94,7 @@ def build_report(
         "flow": [_flow(said) for said in run.graph.get("flow", [])],
         "communities": builder.communities(),
         "prompts": builder.prompts(),
-        **{name: run.results.get(name) for name in _RESULTS},
+        **{name: run.results.get(name) for name in RESULTS},
     }
     return check_report(data)
 
@@ -175,7 +105,7 @@ def write_report(
     """Builds a report and writes its page, and its data beside it.
 
     Args:
-        run ([`Run`], `str` or `Path`): The run, or its folder.
+        run ([`~spiral_trl.sae.run_folder.Run`], `str` or `Path`): The run, or its folder.
         out (`str` or `Path`): The page's file, `.html`; or a folder, for `index.html` and shards. The data goes to
             `report.json` in the folder, or beside the page under its name.
         site (`bool`, *optional*): Whether to write a folder; by default where `out` does not end in `.html`.
@@ -210,7 +140,7 @@ class _Builder:
         self, run: Run, limits: Limits, pieces: Pieces, measure: str | None, rule: str, progress: Progress | None
     ):
         self.run, self.limits, self.rule, self.progress = run, limits, rule, progress
-        self.counts, self.maxima = _counts(run)
+        self.counts, self.maxima = counts_of(run)
         self.windows = Windows(run.store, pieces, limits.before, limits.after)
         self.pieces = pieces
         self.selection = Selection(self.counts, limits.features)
@@ -403,36 +333,6 @@ class _Builder:
         return found
 
 
-def _counts(run: Run) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-    """Of each layer, how often each feature fires, and its highest activation."""
-    counts, maxima = {}, {}
-    for layer in run.store.layers:
-        width = run.store.num_features(layer)
-        if run.relations is not None and layer in {at for pair in run.relations.pairs for at in pair}:
-            said = run.relations.features(layer)
-            counts[layer], maxima[layer] = np.asarray(said["count"]), np.asarray(said["max"], dtype=np.float32)
-            if len(counts[layer]) != width:
-                raise UsageError(
-                    f"the relations of {run.folder} are of other codes: layer {layer} has {len(counts[layer])} features "
-                    f"there, {width} here"
-                )
-            continue
-        counts[layer], maxima[layer] = np.zeros(width, np.int64), np.zeros(width, np.float32)
-        for shard in run.store.shards:
-            rows = shard.rows(layer)
-            counts[layer] += np.bincount(rows.feature, minlength=width)
-            np.maximum.at(maxima[layer], rows.feature, rows.value.astype(np.float32))
-    return counts, maxima
-
-
-def measures_of(run: Run, rule: str) -> tuple[str, ...]:
-    """Measures that a run's relations have."""
-    if run.relations is None or not len(run.relations.pairs):
-        return ()
-    edges = run.relations.edges(run.relations.pairs[0], rule)
-    return tuple(name for name in MEASURES if name in edges)
-
-
 def _gate_places(gate: Mapping[str, Any]) -> list[Place]:
     """The gate's output, then its inputs."""
     above = gate.get("upstream_layer", gate["layer"] - 1)
@@ -457,16 +357,3 @@ def _words(source: Any) -> str:
         for key, value in source.items()
         if value is not None
     )
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """JSON of a run, or `None` where it has none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"{path} cannot be read: it holds no JSON object")
-    return value

@@ -23,30 +23,23 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from huggingface_hub.utils import tqdm
 
 from ..errors import UsageError
 from ..players.frozen_model import model_name
-from ..records import Episode
 from .arguments import SAEReportArguments
-from .sources import TextSource, load_model, play_to_read, read_episodes
+from .run_inputs import Inputs
 from .store import Store, write_json
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
     from ..players.language_model import LanguageModelPlayer
     from .dictionaries import Dictionary
-    from .documents import Document
+    from .graph import Graph
     from .relations import Relations
 
 # More features than this are shown in a folder of shards
@@ -56,7 +49,11 @@ _MEASURED = 200_000
 
 
 def run_report(
-    args: SAEReportArguments, before: str, after: str | None = None, say: Callable[[str], None] | None = None
+    args: SAEReportArguments,
+    before: str,
+    after: str | None = None,
+    title: str | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Makes a report, or goes on with one.
 
@@ -64,6 +61,7 @@ def run_report(
         args ([`~spiral_trl.sae.arguments.SAEReportArguments`]): What is asked for, checked.
         before (`str`): The model, a folder or an id on the Hub.
         after (`str`, *optional*): The same model after training.
+        title (`str`, *optional*): Heading of the page; by default it names the models.
         say (`Callable`, *optional*): Told what is being done; by default it is printed on stderr.
 
     Returns:
@@ -72,29 +70,21 @@ def run_report(
     Raises:
         [`~spiral_trl.errors.UsageError`]: If something given does not fit. Stages that were made are kept.
     """
-    return _Run(args, before, after, say or (lambda text: print(text, file=sys.stderr, flush=True))).make()
+    return _Run(args, before, after, title, say or (lambda text: print(text, file=sys.stderr, flush=True))).make()
 
 
-class _Run:
-    def __init__(self, args: SAEReportArguments, before: str, after: str | None, say: Callable[[str], None]):
-        self.args, self.names, self.say = args, (before, after), say
-        self.folder = Path(args.output_dir)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.seconds: dict[str, float] = {}
-        self.summaries: dict[str, str] = {}
-        self.began = time.perf_counter()
-
+class _Run(Inputs):
     def make(self) -> dict[str, Any]:
         store = self.codes("codes", self.after or self.before, self.report_dictionaries, self.documents_before)
         relations = self.relate(store)
-        self.graph(store, relations)
+        graph = self.graph(store, relations)
         self.quality(store)
-        self.presence()
-        self.ablation(store, relations)
+        self.presence(store, graph)
+        self.ablation(store)
         if self.episodes_before is not None:
             self.game_features(store)
         if self.after is not None:
-            self.comparison()
+            self.comparison(store)
         page = self.report(store)
         told = {
             "page": page,
@@ -104,145 +94,6 @@ class _Run:
         }
         write_json(self.folder / "run.json", told)
         return told
-
-    # --------------------------------------------------------------------------------------------- what is read
-
-    @cached_property
-    def _before(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        return load_model(self.names[0])
-
-    @property
-    def before(self) -> PreTrainedModel:
-        return self._before[0]
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self._before[1]
-
-    @cached_property
-    def after(self) -> PreTrainedModel | None:
-        return None if self.names[1] is None else load_model(self.names[1])[0]
-
-    @cached_property
-    def episodes_before(self) -> list[Episode] | None:
-        if self.args.dataset_name is not None:
-            return None
-        return self._episodes("before", self.names[0], self.args.episodes)
-
-    @cached_property
-    def episodes_after(self) -> list[Episode] | None:
-        if self.names[1] is None or self.args.dataset_name is not None:
-            return None
-        if self.args.episodes is not None and self.args.episodes_after is None:
-            return None
-        return self._episodes("after", self.names[1], self.args.episodes_after)
-
-    def _episodes(self, name: str, model: str, given: str | None) -> list[Episode]:
-        if given is not None:
-            return read_episodes(given)
-        with self.stage(f"games of the model {name}"):
-            assert self.args.games is not None
-            return play_to_read(
-                model,
-                self.args.games,
-                self.args.num_games,
-                self.args.seed,
-                self.folder / "games" / name,
-                self.args.max_new_tokens,
-            )
-
-    @cached_property
-    def documents_before(self) -> list[Document]:
-        if self.episodes_before is not None:
-            return self._of_games(self.episodes_before)
-        args = self.args
-        assert args.dataset_name is not None
-        texts = TextSource(
-            args.dataset_name,
-            args.dataset_config,
-            args.dataset_split,
-            args.dataset_text_field,
-            args.max_length,
-            args.add_bos,
-            args.drop_first,
-        )
-        return list(texts.documents(self.tokenizer, args.num_tokens))
-
-    @cached_property
-    def documents_after(self) -> list[Document] | None:
-        return None if self.episodes_after is None else self._of_games(self.episodes_after)
-
-    def _of_games(self, episodes: Sequence[Episode]) -> list[Document]:
-        from .documents import episode_documents
-
-        return list(episode_documents(episodes, self.tokenizer))
-
-    def source(self, of: str) -> dict[str, Any]:
-        """Where documents come from, without the name of a folder."""
-        args = self.args
-        if args.dataset_name is not None:
-            return {"kind": "text", "dataset": model_name(args.dataset_name), "tokens": args.num_tokens}
-        if args.episodes is not None:
-            return {"kind": "episodes", "of": of}
-        return {"kind": "games", "games": args.games, "of": of, "count": args.num_games, "seed": args.seed}
-
-    # ------------------------------------------------------------------------------------------------- dictionaries
-
-    @cached_property
-    def dictionaries(self) -> dict[int, Dictionary]:
-        """Those of the model before."""
-        return self._dictionaries("dictionaries", self.args.dictionaries, ())
-
-    @cached_property
-    def report_dictionaries(self) -> dict[int, Dictionary]:
-        """Those that the page shows: where they are trained here and there are two models, trained on both."""
-        if self.after is None or self.args.dictionaries is not None:
-            return self.dictionaries
-        return self._dictionaries("shared", None, (self.after,))
-
-    def _dictionaries(self, name: str, given: str | None, others: Sequence[PreTrainedModel]) -> dict[int, Dictionary]:
-        from .dictionaries import load_dictionaries
-        from .train import train_dictionaries
-
-        args = self.args
-        if given is None:
-            with self.stage(f"autoencoders: {name}") as progress:
-                train_dictionaries(
-                    self.before,
-                    self.documents_before,
-                    self.folder / name,
-                    model_name=model_name(self.names[0]),
-                    layers=args.layers,
-                    num_features=args.num_features,
-                    architecture=args.architecture,
-                    active=args.active_features,
-                    tokens=args.train_tokens,
-                    learning_rate=args.learning_rate,
-                    seed=args.seed,
-                    source=self.source("before"),
-                    others=others,
-                    progress=progress,
-                )
-        found = load_dictionaries(
-            given or str(self.folder / name), self.before, args.layers, any_model=given is not None
-        )
-        return {layer: dictionary.to(self.before.device) for layer, dictionary in found.items()}
-
-    def codes(
-        self,
-        name: str,
-        model: PreTrainedModel,
-        dictionaries: dict[int, Dictionary],
-        documents: Iterable[Document],
-        of: str = "before",
-    ) -> Store:
-        from .collect import collect
-
-        called = model_name(self.names[0] if model is self.before else str(self.names[1]))
-        with self.stage(f"codes: {name}"):
-            return collect(
-                model, dictionaries, documents, self.folder / name, model_name=called, source=self.source(of)
-            )
 
     # ------------------------------------------------------------------------------------------- relations and graph
 
@@ -258,7 +109,7 @@ class _Run:
                 processes=self.args.processes,
             )
 
-    def graph(self, store: Store, relations: Relations) -> None:
+    def graph(self, store: Store, relations: Relations) -> Graph:
         from .graph import CommunitySettings, build_graph
         from .labels import LabelSettings
 
@@ -273,6 +124,7 @@ class _Run:
             )
         gates, groups = len(graph.gates), len(graph.communities["list"])
         self.summaries["graph"] = f"{gates} gates, {groups} communities"
+        return graph
 
     # ------------------------------------------------------------------------------------------------ model-based checks
 
@@ -293,6 +145,58 @@ class _Run:
                 name: value for name, value in quality.to_dict().items() if name.startswith(("ce_", "predictions"))
             }
         write_json(path, known)
+
+    def presence(self, store: Store, graph: Graph) -> None:
+        """Whether features that disappear are gone, or missing from the next autoencoder alone."""
+        from .presence import measure_presence
+
+        lost = {layer: np.flatnonzero(graph.layer(layer)["disappears"]).tolist() for layer in store.layers[:-1]}
+        lost = {layer: features for layer, features in lost.items() if features}
+        if not lost:
+            return
+        with self.stage("features that disappear") as progress:
+            try:
+                measure_presence(
+                    self.after or self.before,
+                    self.report_dictionaries,
+                    store,
+                    self.documents_before,
+                    lost,
+                    self.folder,
+                    max_tokens=_MEASURED,
+                    seed=self.args.seed,
+                    progress=progress,
+                )
+            except UsageError as error:
+                # Too little was read for it; the rest of the report stands without
+                self.say(f"no features were looked for in the stream: {error}")
+
+    def ablation(self, store: Store) -> None:
+        """How well the measures predict causal effect."""
+        from .causal_effects import measure_ablation
+        from .effect_words import describe_effects
+
+        path = self.folder / "ablation.json"
+        if path.is_file():
+            self.summaries["ablation"] = json.loads(path.read_text(encoding="utf-8"))["summary"]
+            return
+        with self.stage("upstream features ablated") as progress:
+            try:
+                found = measure_ablation(
+                    self.after or self.before,
+                    self.report_dictionaries,
+                    store,
+                    self.documents_before,
+                    self.folder / "ablation",
+                    seed=self.args.seed,
+                    progress=progress,
+                )
+                told = describe_effects(found.to_dict())
+            except UsageError as error:
+                # Too little was read for it; the rest of the report stands without
+                told = {"summary": f"Nothing was ablated: {error}."}
+        write_json(path, told)
+        self.summaries["ablation"] = told["summary"]
 
     def game_features(self, store: Store) -> None:
         from .game_features import associations
@@ -327,10 +231,9 @@ class _Run:
 
         return LanguageModelPlayer(self.after or self.before, self.tokenizer, max_new_tokens=self.args.max_new_tokens)
 
-    def comparison(self) -> None:
-        from .compare import compare
+    def comparison(self, store: Store) -> None:
+        from .before_after import Compared, compare_before_after
         from .graph_difference import compare_graphs
-        from .quality import measure_quality
         from .specific import paired_streams, specific_features
 
         path = self.folder / "comparison.json"
@@ -341,23 +244,12 @@ class _Run:
         folder = self.folder / "compared"
         one = self.codes("compared/before", self.before, self.dictionaries, self.documents_before)
         other = self.codes("compared/after", self.after, self.dictionaries, self.documents_before)
-        own = None
-        if self.documents_after is not None:
-            own = self.codes("compared/own", self.after, self.dictionaries, self.documents_after, of="after")
-        with self.stage("quality before and after"):
-            quality = tuple(
-                {
-                    layer: measured.to_dict()
-                    for layer, measured in measure_quality(
-                        model, self.dictionaries, self.documents_before, max_tokens=_MEASURED
-                    ).items()
-                }
-                for model in (self.before, self.after)
-            )
-        with self.stage("graphs before and after"):
-            graph = compare_graphs(one, other, folder / "graphs")
-        candidates = None
+        own = Compared(
+            (one, other), self._on_policy(one, self.dictionaries, "own"), self._both_qualities(self.dictionaries)
+        )
+        shared = None
         if self.report_dictionaries is not self.dictionaries:
+            first = self.codes("codes_before", self.before, self.report_dictionaries, self.documents_before)
             with self.stage("candidates for new directions"):
                 candidates = {
                     layer: specific_features(
@@ -365,17 +257,65 @@ class _Run:
                     ).to_dict()
                     for layer, dictionary in self.report_dictionaries.items()
                 }
-        with self.stage("comparison") as progress:
-            compared = compare(
-                self.folder,
-                same_text=(one, other),
-                on_policy=None if own is None else (one, own),
-                quality=(quality[0], quality[1]),
-                graph=graph,
-                candidates=candidates,
-                progress=progress,
+            with self.stage("graphs before and after"):
+                graph = compare_graphs(first, store, folder / "graphs")
+            shared = Compared(
+                (first, store),
+                self._on_policy(first, self.report_dictionaries, "own_shared"),
+                self._both_qualities(self.report_dictionaries),
+                graph,
+                candidates,
             )
-        self.summaries["comparison"] = compared.data["summary"]
+        else:
+            with self.stage("graphs before and after"):
+                own = replace(own, graph=compare_graphs(one, other, folder / "graphs"))
+        with self.stage("comparison") as progress:
+            told = compare_before_after(self.folder, own, shared, self._causal, progress)
+        self.summaries["comparison"] = told["summary"]
+
+    def _on_policy(self, first: Store, dictionaries: dict[int, Dictionary], name: str) -> tuple[Store, Store] | None:
+        if self.documents_after is None:
+            return None
+        assert self.after is not None
+        own = self.codes(f"compared/{name}", self.after, dictionaries, self.documents_after, of="after")
+        return first, own
+
+    def _both_qualities(self, dictionaries: dict[int, Dictionary]) -> tuple[dict[int, Any], dict[int, Any]]:
+        from .quality import measure_quality
+
+        assert self.after is not None
+        with self.stage("quality before and after"):
+            one, other = (
+                measure_quality(model, dictionaries, self.documents_before, max_tokens=_MEASURED)
+                for model in (self.before, self.after)
+            )
+        return dict(one), dict(other)
+
+    def _causal(self, features: Mapping[int, list[int]], store: Store) -> dict[str, Any] | None:
+        """The model after, in play without the most changed features."""
+        from ..players.registry import check_player, make_player
+        from .ablated_play import ablated_play
+
+        if not self.args.games:
+            return None
+        game = self.args.games[0]
+        opponent = "cfr"
+        try:
+            check_player(opponent, game)
+        except ValueError:
+            opponent = "random"
+        with self.stage("most changed features switched off in play") as progress:
+            return ablated_play(
+                self.player(),
+                self.report_dictionaries,
+                features,
+                store,
+                game,
+                make_player(opponent),
+                random_sets=19,
+                seed=self.args.seed,
+                progress=progress,
+            ).to_dict()
 
     # ----------------------------------------------------------------------------------------------------- the page
 
@@ -386,7 +326,6 @@ class _Run:
         args = self.args
         limits = Limits(features=args.report_features)
         name = "report.html" if args.report_features <= _ONE_FILE else "report"
-        names = [model_name(name) for name in self.names if name is not None]
         with self.stage("page"):
             write_report(
                 self.folder,
@@ -394,29 +333,11 @@ class _Run:
                 self.tokenizer,
                 self.after or self.before,
                 _directions(self.report_dictionaries),
-                title=f"Features of {names[-1]}",
+                title=self.title,
                 measure=args.community_measure,
                 limits=limits,
             )
         return name if name.endswith(".html") else f"{name}/index.html"
-
-    # ----------------------------------------------------------------------------------------------------- telling
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[Callable[[int, int, str], None]]:
-        """Says what is being done, and how long it took; yields a progress callback."""
-        began = time.perf_counter()
-        self.say(f"[{began - self.began:5.0f} s] {name}")
-        bar = tqdm(desc=name, unit="", leave=False, disable=not sys.stderr.isatty())
-
-        def progress(done: int, total: int, what: str) -> None:
-            bar.total = total
-            bar.set_postfix_str(what, refresh=False)
-            bar.update(done - bar.n)
-
-        with bar:
-            yield progress
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
 
 def _directions(dictionaries: Mapping[int, Dictionary]) -> dict[int, np.ndarray]:

@@ -7,6 +7,7 @@ places are left, the features that fire most often. A run with fewer living feat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .relations import Relations
 
 Place = tuple[int, int]
+_NAMED = re.compile(r"(\d{1,4})/(\d{1,9})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,13 @@ class Selection:
 
 
 def mentioned(value: Any) -> list[Place]:
-    """Features that results name: wherever an object of JSON has `l` and `f`, or `layer` and `feature`, as numbers."""
+    """Features that results name, which the page makes links of: objects of JSON with `l` and `f`, or `layer` and
+    `feature`, as numbers; and texts of the form `LAYER/FEATURE`."""
     found: list[Place] = []
-    if isinstance(value, Mapping):
+    if isinstance(value, str):
+        if match := _NAMED.fullmatch(value):
+            found.append((int(match[1]), int(match[2])))
+    elif isinstance(value, Mapping):
         for layer, feature in (("l", "f"), ("layer", "feature")):
             place = value.get(layer), value.get(feature)
             if all(isinstance(part, int) and not isinstance(part, bool) for part in place):
@@ -111,6 +117,25 @@ def mentioned(value: Any) -> list[Place]:
     elif isinstance(value, list | tuple):
         for part in value:
             found += mentioned(part)
+    return found
+
+
+def without_links(tables: Sequence[Mapping[str, Any]], column: str, renamed: str) -> list[dict[str, Any]]:
+    """Tables (`columns`, `rows`) in which a column's features are named otherwise: `3 · 18` for `3/18`, of which a page
+    makes no link."""
+    found = []
+    for table in tables:
+        at = table["columns"].index(column) if column in table["columns"] else -1
+        found.append(
+            {
+                **table,
+                "columns": [renamed if n == at else name for n, name in enumerate(table["columns"])],
+                "rows": [
+                    [str(cell).replace("/", " · ") if n == at else cell for n, cell in enumerate(row)]
+                    for row in table["rows"]
+                ],
+            }
+        )
     return found
 
 

@@ -59,18 +59,21 @@ class Specific:
     Args:
         layer (`int`): The layer.
         games, tokens (`np.ndarray`): `(2, F)` games and tokens with the feature active, on the model before and after.
+        energy (`np.ndarray`): `(2, F)` squared norm of what the feature adds to the streams of either model.
         scaling (`np.ndarray`): `(2, 2, F)`: coefficient of the activations read from one model (first axis) in the
             streams of either (second axis); NaN where the feature is never active.
         ratio (`np.ndarray`): `(2, F)`: for features read from the model before, and after, the other model's coefficient
             over the own one.
         low, high (`np.ndarray`): `(2, F)`: 95% interval of the ratio, by leaving out a part of the games at a time.
         after_specific, before_specific (`np.ndarray`): Candidates, the smallest ratio first.
-        limits (`tuple[float, float]`): What the ratio, and the upper end of its interval, were held against.
+        limits (`tuple[float, float]`): What ratio and energy, and the upper end of the ratio's interval, were held
+            against.
     """
 
     layer: int
     games: np.ndarray
     tokens: np.ndarray
+    energy: np.ndarray
     scaling: np.ndarray
     ratio: np.ndarray
     low: np.ndarray
@@ -123,7 +126,8 @@ def specific_features(
             [`~spiral_trl.sae.train.train_dictionaries`] and its `others`.
         streams (`Iterable[Streams]`): Their streams of its layer on the same tokens, see [`paired_streams`].
         ratio (`float`, *optional*, defaults to `0.2`): A candidate's ratio is at most this: a fifth of the feature is in
-            the other model.
+            the other model. So is its energy in the other model over that in its own, as a feature that the other model
+            has on other tokens is no new direction.
         upper_end (`float`, *optional*, defaults to `0.5`): And the upper end of its interval at most this.
         min_games (`int`, *optional*, defaults to `20`): Games in which a candidate has to be active.
 
@@ -136,17 +140,19 @@ def specific_features(
     if not sums.games:
         raise UsageError("there are no streams to scale features on")
     scaling, estimate, low, high = sums.scaled()
-    games = sums.active_games
+    games, energy = sums.active_games, sums.squares.sum(0)
     candidates = []
     for side in (0, 1):
         with np.errstate(invalid="ignore"):
             kept = (estimate[side] <= ratio) & (high[side] <= upper_end) & (games[side] >= min_games)
+            kept &= energy[1 - side] <= ratio * energy[side]
         found = np.flatnonzero(kept)
         candidates.append(found[np.argsort(estimate[side, found], kind="stable")])
     return Specific(
         dictionary.layer,
         games,
         sums.tokens,
+        energy,
         scaling,
         estimate,
         low,

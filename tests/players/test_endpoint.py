@@ -346,6 +346,42 @@ def test_a_batch_that_the_budget_cannot_pay_is_not_begun(serve):
     assert len(player.reply([turn()] * 2)) == 2
 
 
+def test_replies_are_kept_as_they_come_however_the_batch_ends(serve):
+    """The third turn is refused once the second one is kept; few others are then asked for."""
+    kept = {}
+    server = serve(lambda number, body: completion(f"[{number}]") if number < 2 else (400, {}))
+    with failing("status 400"):
+        player_at(server.url, concurrency=1).reply([turn(str(i)) for i in range(50)], kept.__setitem__)
+    assert kept == {0: Reply("[0]"), 1: Reply("[1]")} and len(server.requests) < 20
+
+
+def test_replies_under_way_are_kept_when_another_fails(serve):
+    failed = threading.Event()
+
+    def script(number, body):
+        if body["messages"][-1]["content"] == "bad":
+            failed.set()
+            return 400, {}
+        failed.wait(5)
+        time.sleep(0.1)
+        return completion("[late]")
+
+    kept = {}
+    with failing("status 400"):
+        player_at(serve(script).url, concurrency=2).reply([turn("good"), turn("bad")], kept.__setitem__)
+    assert kept == {0: Reply("[late]")}
+
+
+def test_a_reply_that_cannot_be_kept_ends_the_batch(serve):
+    def full(index, reply):
+        raise OSError("disk full")
+
+    server = serve(completion("[a]"))
+    with pytest.raises(OSError, match="disk full"):
+        player_at(server.url, concurrency=1).reply([turn()] * 50, full)
+    assert len(server.requests) < 50
+
+
 def test_a_whole_game_is_played(serve):
     server = serve(lambda number, body: completion("I pass. [check]" if number == 0 else "\\boxed{fold}"))
     batch = play("kuhn_poker", [player_at(server.url), player_at(server.url)], seeds=[0])

@@ -89,3 +89,25 @@ def test_bad_input():
         graph_difference(Made(BASE), Made(BASE, pairs=[(1, 2)]), [])
     with pytest.raises(UsageError, match="no measure 'jaccard'"):
         feature_graph(Made(BASE), measure="jaccard")
+
+
+def test_graphs_of_stores_and_their_halves(make_store, tmp_path):
+    """Half of the features pass through before; after, half of those do no more."""
+    pytest.importorskip("spiral_trl.sae.relations")
+    from spiral_trl.sae.graph_difference import compare_graphs
+
+    random = np.random.default_rng(0)
+    upper = random.exponential(1, (4000, 40)) * (random.random((4000, 40)) < 0.1)
+    other = random.permuted(upper, axis=0)
+    before = np.where(np.arange(40) < 20, upper, other)
+    after = np.where(np.arange(40) < 10, upper, other)
+    stores = [make_store({0: upper, 1: lower}, name=name, shards=2) for name, lower in (("b", before), ("a", after))]
+    options = {"relate_options": {"progress": False}, "threshold": 0.9, "cuts": 2}
+    found = compare_graphs(*stores, tmp_path / "graphs", **options)
+    assert found["edges"] == {"before": 20, "after": 10, "gained": 0, "lost": 10}
+    (flow,) = found["flow"]
+    assert (flow["before"], flow["after"], flow["beyond"]) == (0.5, 0.25, True)
+    assert found["floor"]["edges"] == {"within": [1.0] * 4, "across": [0.5] * 4, "beyond": True}
+    assert compare_graphs(*stores, tmp_path / "graphs", **options) == found
+    same = compare_graphs(stores[0], stores[0], tmp_path / "same", **options)
+    assert same["floor"]["edges"]["beyond"] is False and same["flow"][0]["beyond"] is False

@@ -14,8 +14,9 @@ from spiral_trl.sae.export import export_run
 from spiral_trl.sae.node_link import report_of_graph, write_node_link
 from spiral_trl.sae.pieces import Pieces
 from spiral_trl.sae.prompt_views import choose_documents, read_prompts
-from spiral_trl.sae.report import Run, build_report
+from spiral_trl.sae.report import build_report
 from spiral_trl.sae.report_data import check_report
+from spiral_trl.sae.run_folder import Run, _of_these
 from spiral_trl.sae.selection import Limits, Selection, choose_edges, mentioned, neighbours
 from spiral_trl.sae.store import TOKEN, open_store, rows_of, write_shard, write_store
 from spiral_trl.sae.telling import telling_texts
@@ -271,7 +272,26 @@ def test_offers_end_at_the_limit():
 def test_results_name_features_wherever_they_stand():
     value = {"a": [{"l": 1, "f": 2}, {"b": {"layer": 3, "feature": 4, "c": ({"l": 5, "f": 6},)}}], "l": True, "f": 1}
     assert mentioned(value) == [(1, 2), (3, 4), (5, 6)]
+    assert mentioned({"tables": [{"rows": [["2/17", 0.5], ["a 1/2", "1/2/3", "-1/2"]]}]}) == [(2, 17)]
     assert mentioned({"l": "1", "f": 2}) == mentioned(None) == []
+
+
+@pytest.mark.parametrize(("fingerprint", "linked"), [("made", True), ("other", False)])
+def test_features_of_other_dictionaries_are_no_links(game_store, fingerprint, linked):
+    store, _ = game_store
+    for said in store.about["layers"].values():
+        said["fingerprint"] = "made"
+    comparison = {
+        "settings": {"stores": {"same_text": [{"layers": {"0": "made", "1": fingerprint}}, None]}},
+        "tables": [
+            {"title": "t", "columns": ["feature", "p"], "rows": [["1/3", 0.5]]},
+            {"columns": ["p"], "rows": [[1]]},
+        ],
+    }
+    shown = _of_these(comparison, store)
+    assert mentioned(shown) == ([(1, 3)] if linked else [])
+    assert shown["tables"][0]["rows"] == [["1/3" if linked else "1 · 3", 0.5]]
+    assert shown["tables"][0]["title"] == "t" and shown["tables"][1] == comparison["tables"][1]
 
 
 @pytest.mark.parametrize(

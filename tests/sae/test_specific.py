@@ -9,8 +9,8 @@ from spiral_trl.sae.documents import Document
 from spiral_trl.sae.specific import Streams, paired_streams, specific_features
 
 
-WIDTH = 6
-SHARED, AFTER, BEFORE, HIDDEN, WEAKER, RARE = range(6)
+WIDTH = 7
+SHARED, AFTER, BEFORE, HIDDEN, WEAKER, RARE, ELSEWHERE = range(7)
 
 
 class Orthogonal:
@@ -46,6 +46,7 @@ def made_streams(dictionary, games=100, size=8, noise=0.0, seed=0):
     before[:, HIDDEN] = 0.4 * (codes[:, HIDDEN] > 0)
     after[:, HIDDEN] = 0.8 * (codes[:, HIDDEN] > 0)
     before[:, WEAKER] *= 0.3
+    before[:, ELSEWHERE] = np.roll(after[:, ELSEWHERE], 1) * (after[:, ELSEWHERE] == 0)
     streams = []
     for part in (before, after):
         part = torch.from_numpy(part + noise * random.normal(size=part.shape)).float()
@@ -65,6 +66,8 @@ def test_coefficients_are_those_of_the_streams():
     # Never active on the model before, though half of it is there
     assert found.tokens[0, HIDDEN] == 0 < found.tokens[1, HIDDEN]
     assert found.after_specific.tolist() == [AFTER] and found.before_specific.tolist() == [BEFORE]
+    # Both models have it, on other tokens
+    assert found.ratio[1, ELSEWHERE] == pytest.approx(0, abs=1e-5)
     assert found.games[1, RARE] <= 5 and found.ratio[1, RARE] == pytest.approx(0, abs=1e-5)
 
 
@@ -127,5 +130,5 @@ def test_bad_input():
         specific_features(dictionary, [])
     with pytest.raises(UsageError, match="of the same tokens"):
         specific_features(dictionary, [Streams(streams.before[:5], streams.after, streams.group)])
-    with pytest.raises(UsageError, match="width 5, but made reads 6"):
+    with pytest.raises(UsageError, match="width 5, but made reads 7"):
         specific_features(dictionary, [Streams(streams.before[:, :5], streams.after[:, :5], streams.group)])

@@ -1,0 +1,95 @@
+"""`spiral-trl sae report`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ...errors import UsageError, usage_errors
+from ..loading import check_file
+from .reading import codes_of, write_result
+
+
+HELP = "Write the page of a run, or of graphs in the node-link JSON that the authors of arXiv 2410.08869 publish."
+EXAMPLES = """  spiral-trl sae report run --model outputs/kuhn --dictionaries run/dictionaries --output run/report.html
+  spiral-trl sae report graphs/*.json --output graphs.html
+  spiral-trl sae report run --community 3 --export community.json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", nargs="+", help="the run's folder; or files of graphs, or a folder of them")
+    parser.add_argument("--output", metavar="PAGE", help="page.html, or a folder for index.html and shards")
+    parser.add_argument("--model", help="for tokens as text and the logit lens")
+    parser.add_argument("--dictionaries", metavar="NAME", help="for the logit lens")
+    parser.add_argument("--title", help="heading of the page")
+    parser.add_argument("--features", type=int, default=2000, help="features shown at most (default: 2000)")
+    parser.add_argument("--community", type=int, metavar="ID", help="the community that --export writes")
+    parser.add_argument("--export", type=Path, metavar="FILE", help="write a community as node-link JSON")
+
+
+def run(options: argparse.Namespace) -> None:
+    with usage_errors():
+        check_file(options.json, "--json")
+        check_file(options.export, "--export", (".json",))
+    if (options.export is None) != (options.community is None):
+        raise UsageError("--export FILE and --community ID go together")
+    if options.output is None and options.export is None:
+        raise UsageError("--output says where the page goes")
+    sources = [Path(source) for source in options.source]
+    for source in sources:
+        if not source.exists():
+            raise UsageError(f"{source} does not exist")
+    is_run = len(sources) == 1 and sources[0].is_dir() and not any(sources[0].glob("*_*.json"))
+    if is_run:
+        _of_run(options, sources[0])
+    else:
+        _of_graphs(options, sources)
+
+
+def _of_graphs(options: argparse.Namespace, sources: list[Path]) -> None:
+    from ...sae.node_link import report_of_graph
+    from ...sae.report import write_data
+
+    files = [file for source in sources for file in (sorted(source.glob("*.json")) if source.is_dir() else [source])]
+    if options.export is not None:
+        raise UsageError("--export writes a community of a run")
+    data = report_of_graph(files, **({"title": options.title} if options.title else {}))
+    write_data(data, options.output)
+    print(f"{len(data['features'])} features, {len(data['edges'])} edges: {options.output}")
+    write_result(options, {"features": len(data["features"]), "edges": len(data["edges"])})
+
+
+def _of_run(options: argparse.Namespace, folder: Path) -> None:
+    from ...sae.dictionaries import load_dictionaries
+    from ...sae.report import write_report
+    from ...sae.selection import Limits
+    from ...sae.sources import load_model
+
+    store = codes_of(folder)
+    told: dict[str, object] = {}
+    if options.export is not None:
+        from ...sae.export import export_run
+        from ...sae.node_link_file import write_node_link
+
+        graph = export_run(folder, community=options.community)
+        write_node_link(graph, options.export)
+        told["exported"] = {"nodes": len(graph.nodes), "links": len(graph.links)}
+        print(f"{len(graph.nodes)} features, {len(graph.links)} edges: {options.export}")
+    if options.output is not None:
+        model, tokenizer = (None, None) if options.model is None else load_model(options.model)
+        directions = None
+        if options.dictionaries is not None:
+            loaded = load_dictionaries(options.dictionaries, layers=store.layers)
+            directions = {layer: dictionary.directions.float().cpu().numpy() for layer, dictionary in loaded.items()}
+        data = write_report(
+            folder,
+            options.output,
+            tokenizer,
+            model,
+            directions,
+            title=options.title,
+            limits=Limits(features=options.features),
+        )
+        told |= {"features": len(data["features"]), "edges": len(data["edges"])}
+        print(f"{len(data['features'])} features, {len(data['edges'])} edges: {options.output}")
+    write_result(options, told)

@@ -1,0 +1,63 @@
+"""`spiral-trl sae train`."""
+
+from __future__ import annotations
+
+import argparse
+
+from ...players.frozen_model import model_name
+from ..output import print_table
+from .reading import Reading, add_reading_arguments, bar, check_reading, layers_of, write_result
+
+
+HELP = (
+    "Train sparse autoencoders on the residual streams of a model, all layers in one pass; saved as SAELens has them."
+)
+EXAMPLES = """  spiral-trl sae train outputs/kuhn --episodes outputs/kuhn/episodes --output outputs/dictionaries
+  spiral-trl sae train openai-community/gpt2 --texts corpus.jsonl --layers 0,4-8 --features 24576 --output gpt2-saes"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a model's folder, or its id on the Hub")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="where the autoencoders go")
+    parser.add_argument(
+        "--layers", help="layers, as 0,3-5; layer 0 is the stream before the first block (default: all)"
+    )
+    parser.add_argument("--features", type=int, help="features of each (default: 8 times the width)")
+    parser.add_argument("--active", type=int, help="features active for a token (default: an eighth of the width)")
+    parser.add_argument("--architecture", default="topk", help="of SAELens (default: topk)")
+    parser.add_argument("--tokens", type=int, default=2_000_000, help="tokens to train on (default: 2,000,000)")
+    parser.add_argument("--learning-rate", type=float, help="of Adam (default: by the number of features)")
+    parser.add_argument("--seed", type=int, default=0, help="seed (default: 0)")
+    add_reading_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    layers = layers_of(options.layers)
+    check_reading(options, options.model)
+    from ...sae.sources import load_model
+    from ...sae.train import train_dictionaries
+
+    model, tokenizer = load_model(options.model)
+    reading = Reading(options, tokenizer)
+    with bar("training", options.quiet) as progress:
+        trained = train_dictionaries(
+            model,
+            reading.documents,
+            options.output,
+            model_name=model_name(options.model),
+            layers=layers,
+            num_features=options.features,
+            architecture=options.architecture,
+            active=options.active,
+            tokens=options.tokens,
+            learning_rate=options.learning_rate,
+            seed=options.seed,
+            source=reading.source,
+            progress=progress,
+        )
+    rows = [
+        [layer, *("-" if of[name] is None else f"{of[name]:.4g}" for name in ("unexplained_variance", "l0", "dead"))]
+        for layer, of in trained.layers.items()
+    ]
+    print_table(f"{options.output}", ["layer", "unexplained variance", "active", "dead"], rows)
+    write_result(options, trained.to_dict())
