@@ -160,10 +160,15 @@ class Dictionary:
         codes = self.encode(stream) if codes is None else codes
         return self.read(stream) - self.decode(codes, stream)
 
+    @property
+    def shown_name(self) -> str:
+        """What it is called in what is kept: a release's name, or the last two parts of a folder's."""
+        return "/".join(Path(self.name).parts[-2:]) if Path(self.name).is_dir() else self.name
+
     def to_dict(self) -> dict[str, Any]:
         """What a store says about its dictionaries."""
         return {
-            "dictionary": self.name,
+            "dictionary": self.shown_name,
             "num_features": self.num_features,
             "width": self.width,
             "architecture": self.architecture,
