@@ -27,14 +27,13 @@ import os
 import platform
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
+from peak import Peak
 
 from spiral_trl.errors import UsageError, run_main
 from spiral_trl.sae.relations import RELATIVE, relate
@@ -90,34 +89,6 @@ def make_store(folder: Path, features: int, l0: int, tokens: int, seed: int) -> 
 def first_tokens(store: Store, tokens: int) -> Store:
     """Whole shards of a store that hold the first `tokens`."""
     return Store(store.folder, store.about, store.shards[: -(-tokens // SHARD)])
-
-
-class Peak(threading.Thread):
-    """The most memory that this process and its children take while it runs."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.bytes, self._over = 0, threading.Event()
-
-    def run(self) -> None:
-        own = psutil.Process()
-        while not self._over.wait(0.25):
-            taken = 0
-            for process in [own, *own.children(recursive=True)]:
-                try:
-                    memory = process.memory_full_info()
-                    taken += getattr(memory, "pss", memory.uss)
-                except psutil.Error:
-                    pass
-            self.bytes = max(self.bytes, taken)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self.join()
 
 
 class Taken(NamedTuple):
