@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import UsageError, usage_errors
-from ...players.frozen_model import check_model
-from ...players.registry import check_player
+from ...evaluation.match import check_match
+from ...games.registry import canonical_name
+from ...players.registry import check_player, make_player
 from ..loading import check_file
-from ..output import one_line, print_table
-from .reading import Reading, add_reading_arguments, bar, check_reading, codes_of, write_result
+from ..output import one_line, percent, print_table, with_interval
+from .reading import Reading, add_reading_arguments, bar, check_least, codes_of, dictionaries_of, write_result
+
+
+if TYPE_CHECKING:
+    from ...sae.store import Store
 
 
 HELP = """Switch features off, the error of the autoencoder kept. Without --game: upstream features, where they fire, and what
@@ -36,40 +42,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    if (options.game is None) != (options.features is None):
-        raise UsageError("--game and --features go together")
-    if options.game is None:
-        check_reading(options, options.model)
-        _neighbours(options)
-        return
     with usage_errors():
         check_file(options.json, "--json")
-        check_model(options.model)
-        check_player(options.opponent, options.game)
-    _play(options, _features(options.features))
+    if (options.game is None) != (options.features is None):
+        raise UsageError("--game and --features go together")
+    store = codes_of(options.run)
+    if options.game is None:
+        _neighbours(options, store)
+    else:
+        _play(options, store, _features(options.features, store))
 
 
-def _features(named: list[str]) -> dict[int, list[int]]:
+def _features(named: list[str], store: Store) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     for name in named:
         layer, _, feature = name.partition("/")
         if not layer.isdigit() or not feature.isdigit():
             raise UsageError(f"--features {name!r}: a feature is written as LAYER/NUMBER, such as 3/170")
+        if int(feature) >= (count := store.num_features(int(layer))):
+            raise UsageError(f"--features {name}: layer {int(layer)} has features 0 to {count - 1}")
         found.setdefault(int(layer), []).append(int(feature))
     return found
 
 
-def _neighbours(options: argparse.Namespace) -> None:
+def _neighbours(options: argparse.Namespace, store: Store) -> None:
     from ...sae.causal_effects import measure_ablation
-    from ...sae.dictionaries import load_dictionaries
     from ...sae.effect_words import describe_effects
-    from ...sae.sources import load_model
+    from ...sae.sources import load_config, load_model
     from ...sae.store import write_json
 
-    store = codes_of(options.run)
+    check_least(options, num_features=1)
+    dictionaries = dictionaries_of(store, options.dictionaries, load_config(options.model))
+    reading = Reading(options)
     model, tokenizer = load_model(options.model)
-    dictionaries = load_dictionaries(options.dictionaries, model, store.layers, any_model=True)
-    documents = list(Reading(options, tokenizer).documents)
+    documents = list(reading.documents(tokenizer))
     with bar("ablation", options.quiet) as progress:
         found = measure_ablation(
             model,
@@ -94,28 +100,46 @@ def _neighbours(options: argparse.Namespace) -> None:
     write_result(options, told)
 
 
-def _play(options: argparse.Namespace, features: dict[int, list[int]]) -> None:
+def _play(options: argparse.Namespace, store: Store, features: dict[int, list[int]]) -> None:
     from ...players.frozen_model import ModelSettings, load_model_player
-    from ...players.registry import make_player
     from ...sae.ablated_play import ablated_play
-    from ...sae.dictionaries import load_dictionaries
+    from ...sae.sources import load_config
 
-    store = codes_of(options.run)
-    player = load_model_player(options.model, ModelSettings(max_new_tokens=options.max_new_tokens))
-    dictionaries = load_dictionaries(options.dictionaries, player.model, sorted(features), any_model=True)
+    check_least(options, pairs=2, random_sets=1, max_new_tokens=1)
+    with usage_errors():
+        check_match(canonical_name(options.game), options.pairs)
+        check_player(options.opponent, options.game)
+    dictionaries = dictionaries_of(store, options.dictionaries, load_config(options.model))
+    settings = ModelSettings(max_new_tokens=options.max_new_tokens)
+    with usage_errors():
+        player, opponent = load_model_player(options.model, settings), make_player(options.opponent, settings)
     with bar("play", options.quiet) as progress:
         found = ablated_play(
             player,
-            dictionaries,
+            {layer: dictionaries[layer].to(player.model.device) for layer in features},
             features,
             store,
             options.game,
-            make_player(options.opponent),
+            opponent,
             pairs=options.pairs,
             random_sets=options.random_sets,
             seed=options.seed,
             progress=progress,
         )
-    told = found.to_dict()
-    print(one_line(told["summary"]))
-    write_result(options, told)
+    told = [("undisturbed", found.undisturbed), ("without the features", found.ablated)]
+    told += [(f"without random features {number + 1}", one) for number, one in enumerate(found.random)]
+    print_table(
+        f"{found.player} against {found.opponent} in {found.game}, {found.pairs} deals from both seats",
+        ["", "mean return", "illegal %", "exploitability", "policy shift"],
+        [
+            [
+                name,
+                with_interval(one.mean_return, sign=True),
+                percent(one.illegal_rate),
+                *("-" if value is None else f"{value:.4f}" for value in (one.exploitability, one.policy_shift)),
+            ]
+            for name, one in told
+        ],
+    )
+    print(f"mean return beyond that of random features: {with_interval(found.beyond_random, sign=True)}")
+    write_result(options, found.to_dict())

@@ -8,7 +8,7 @@ from pathlib import Path
 from ...errors import UsageError, usage_errors
 from ..loading import check_file
 from ..output import one_line, print_table
-from .reading import bar, codes_of, write_result
+from .reading import bar, check_folder, codes_of, write_result
 
 
 HELP = """What training changed: codes of a model before and after, by the autoencoders of the model before, held against the
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     with usage_errors():
         check_file(options.json, "--json")
+    check_folder(options.output, "the folder")
     if options.before is None or (options.after is None and options.own is None):
         raise UsageError("--before is held against --after, --own or both")
     if options.graphs and options.after is None:
