@@ -121,8 +121,11 @@ def read_episodes(name: str) -> list[Episode]:
         else:
             data = datasets.load_dataset(name, split="train")
         episodes = dataset_to_episodes(data)
-    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetNotFoundError) as error:
+    except (OSError, ValueError, KeyError, TypeError, datasets.exceptions.DatasetNotFoundError) as error:
         raise UsageError(f"{name} holds no episodes: {error}") from error
+    except IndexError:
+        # How datasets reads the folder of an empty one
+        episodes = []
     if not episodes:
         raise UsageError(f"{name} holds no episodes: it is empty")
     return episodes
@@ -186,6 +189,9 @@ class TextSource:
             return datasets.load_dataset(self.name, self.config, split=self.split, streaming=True)
         except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
             raise UsageError(f"the dataset {self.name!r} cannot be loaded: {error}") from error
+        except StopIteration:
+            # How datasets reads a file without a row
+            raise UsageError(f"the dataset {self.name!r} is empty") from None
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -12,7 +12,16 @@ from ...games.registry import canonical_name
 from ...players.registry import check_player, make_player
 from ..loading import check_file
 from ..output import one_line, percent, print_table, with_interval
-from .reading import Reading, add_reading_arguments, bar, check_least, codes_of, dictionaries_of, write_result
+from .reading import (
+    Reading,
+    add_reading_arguments,
+    bar,
+    check_least,
+    codes_of,
+    dictionaries_of,
+    load_for,
+    write_result,
+)
 
 
 if TYPE_CHECKING:
@@ -68,13 +77,13 @@ def _features(named: list[str], store: Store) -> dict[int, list[int]]:
 def _neighbours(options: argparse.Namespace, store: Store) -> None:
     from ...sae.causal_effects import measure_ablation
     from ...sae.effect_words import describe_effects
-    from ...sae.sources import load_config, load_model
+    from ...sae.sources import load_config
     from ...sae.store import write_json
 
     check_least(options, num_features=1)
     dictionaries = dictionaries_of(store, options.dictionaries, load_config(options.model))
     reading = Reading(options)
-    model, tokenizer = load_model(options.model)
+    model, tokenizer = load_for(options, options.model)
     documents = list(reading.documents(tokenizer))
     with bar("ablation", options.quiet) as progress:
         found = measure_ablation(

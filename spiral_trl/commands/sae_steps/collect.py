@@ -9,7 +9,7 @@ from ...errors import usage_errors
 from ...players.frozen_model import model_name
 from ..loading import check_file
 from ..output import print_table
-from .reading import Reading, add_reading_arguments, check_folder, layers_of, write_result
+from .reading import Reading, add_reading_arguments, check_folder, layers_of, load_for, write_result
 
 
 HELP = (
@@ -37,11 +37,11 @@ def run(options: argparse.Namespace) -> None:
     check_folder(options.output, "--output")
     from ...sae.collect import collect
     from ...sae.dictionaries import check_dictionaries, load_dictionaries
-    from ...sae.sources import load_config, load_model
+    from ...sae.sources import load_config
 
     check_dictionaries(options.dictionaries, load_config(options.model), layers, any_model=options.any_model)
     reading = Reading(options)
-    model, tokenizer = load_model(options.model)
+    model, tokenizer = load_for(options, options.model)
     dictionaries = load_dictionaries(options.dictionaries, model, layers, any_model=options.any_model)
     store = collect(
         model,

@@ -15,7 +15,7 @@ from ...players.frozen_model import model_name
 
 if TYPE_CHECKING:
     import numpy as np
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from ...sae.dictionaries import Dictionary
     from ...sae.documents import Document
@@ -121,7 +121,10 @@ def layers_of(text: str | None) -> list[int] | None:
         first, _, last = part.partition("-")
         if not first.isdigit() or not (last or first).isdigit():
             raise UsageError(f"--layers {text!r}: layers are written as 0,3-5")
-        layers.update(range(int(first), int(last or first) + 1))
+        part_of = range(int(first), int(last or first) + 1)
+        if not part_of:
+            raise UsageError(f"--layers {text!r}: {part} ends before it begins")
+        layers.update(part_of)
     return sorted(layers)
 
 
@@ -166,6 +169,17 @@ def dictionaries_of(store: Store, name: str, config: PreTrainedConfig | None = N
 def directions_of(dictionaries: Mapping[int, Dictionary]) -> dict[int, np.ndarray]:
     """Decoder directions of each layer."""
     return {layer: dictionary.directions.float().cpu().numpy() for layer, dictionary in dictionaries.items()}
+
+
+def load_for(options: argparse.Namespace, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model to be read, and its tokenizer; see [`~spiral_trl.sae.sources.load_model`]."""
+    from ...sae.sources import load_model
+
+    if options.quiet:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+    return load_model(name)
 
 
 @contextmanager

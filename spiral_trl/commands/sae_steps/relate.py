@@ -42,6 +42,8 @@ def run(options: argparse.Namespace) -> None:
             f"--community-measure {options.community_measure!r}; allowed: {', '.join(MEASURES)}"
             f"{did_you_mean(options.community_measure, MEASURES)}"
         )
+    if options.community_measure == "decoder_cosine" and options.dictionaries is None:
+        raise UsageError("--community-measure decoder_cosine needs --dictionaries")
     check_least(options, top_k=1, processes=1)
     labels = LabelSettings(pass_threshold=options.pass_threshold, gate_threshold=options.gate_threshold)
     store = codes_of(options.run)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...errors import UsageError, usage_errors
 from ..loading import check_file
-from .reading import check_folder, check_least, codes_of, dictionaries_of, directions_of, write_result
+from .reading import check_folder, check_least, codes_of, dictionaries_of, directions_of, load_for, write_result
 
 
 HELP = "Write the page of a run, or of graphs in the node-link JSON that the authors of arXiv 2410.08869 publish."
@@ -74,7 +74,7 @@ def _of_graphs(options: argparse.Namespace, sources: list[Path]) -> None:
 def _of_run(options: argparse.Namespace, folder: Path) -> None:
     from ...sae.report import write_report
     from ...sae.selection import Limits
-    from ...sae.sources import load_config, load_model
+    from ...sae.sources import load_config
 
     check_least(options, features=1)
     store = codes_of(folder)
@@ -92,7 +92,7 @@ def _of_run(options: argparse.Namespace, folder: Path) -> None:
         told["exported"] = {"nodes": len(graph.nodes), "links": len(graph.links)}
         print(f"{len(graph.nodes)} features, {len(graph.links)} edges: {options.export}")
     if options.output is not None:
-        model, tokenizer = (None, None) if options.model is None else load_model(options.model)
+        model, tokenizer = (None, None) if options.model is None else load_for(options, options.model)
         limits = Limits(features=options.features)
         data = write_report(folder, options.output, tokenizer, model, directions, title=options.title, limits=limits)
         told |= {"features": len(data["features"]), "edges": len(data["edges"])}

@@ -8,7 +8,7 @@ from ...errors import UsageError, usage_errors
 from ...players.frozen_model import model_name
 from ..loading import check_file
 from ..output import print_table
-from .reading import Reading, add_reading_arguments, bar, check_folder, check_least, layers_of, write_result
+from .reading import Reading, add_reading_arguments, bar, check_folder, check_least, layers_of, load_for, write_result
 
 
 HELP = (
@@ -39,17 +39,19 @@ def run(options: argparse.Namespace) -> None:
         check_file(options.json, "--json")
     check_folder(options.output, "--output")
     check_least(options, features=1, active=1, tokens=1)
+    if options.active is not None and options.features is not None and options.active > options.features:
+        raise UsageError(f"--active {options.active} of --features {options.features}: there are not so many")
     if options.learning_rate is not None and not options.learning_rate > 0:
         raise UsageError(f"--learning-rate has to be above 0, not {options.learning_rate}")
     from ...sae.activations import check_layers_of
-    from ...sae.sources import load_config, load_model
+    from ...sae.sources import load_config
     from ...sae.train import train_dictionaries
     from ...sae.trainers import check_options
 
     check_options(options.architecture, {})
     check_layers_of(load_config(options.model), layers or ())
     reading = Reading(options)
-    model, tokenizer = load_model(options.model)
+    model, tokenizer = load_for(options, options.model)
     with bar("training", options.quiet) as progress:
         trained = train_dictionaries(
             model,
