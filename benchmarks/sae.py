@@ -13,6 +13,9 @@ Beside it stand, on fewer tokens, what one would write first: a dense torch prod
 one sum of products over all pairs of features, a block of them at a time, and neither counts, measures nor lists. Then
 `relate` again on parts of the tokens and on rows of other lengths: its time is a constant, for the pairs of features,
 plus one that is linear in tokens and quadratic in the features active on a token. All figures are of one run.
+
+Last come the communities of a graph of 12 layers with as many features each and a million edges, nearly all of them within
+communities of a thousand features.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ from spiral_trl.sae.store import TOKEN, Rows, Store, feature_dtype, open_store, 
 
 # What the package means to keep on two cores, at the default sizes
 TARGET_RATE, TARGET_BYTES = 40_000, 2e9
+TARGET_COMMUNITIES = 5.0
+LAYERS, EDGES, COMMUNITY = 12, 1_000_000, 1024
 SHARD = 100_000
 # Upstream features of a block of the dense and of the scipy product
 DENSE_BLOCK, SCIPY_BLOCK = 2048, 512
@@ -176,6 +181,32 @@ def time_scipy(store: Store, tokens: int) -> float:
     return timed(work)
 
 
+def time_communities(features: int, seed: int) -> dict[str, Any]:
+    from spiral_trl.sae.communities import adjusted_rand_index, communities
+
+    rng = np.random.default_rng(seed)
+    groups = max(1, features * LAYERS // COMMUNITY)
+    layer = rng.integers(LAYERS - 1, size=EDGES)
+    group = rng.integers(groups, size=EDGES)
+    other = np.where(rng.random(EDGES) < 0.03, rng.integers(groups, size=EDGES), group)
+    # Feature f of any layer is of community f modulo their number
+    up, down = (of + groups * rng.integers(features // groups, size=EDGES) for of in (group, other))
+    edges = {
+        "upstream_layer": layer,
+        "upstream": up,
+        "downstream_layer": layer + 1,
+        "downstream": down,
+        "pearson": rng.uniform(0.2, 0.6, EDGES),
+    }
+    few = {name: values[:100] for name, values in edges.items()}
+    communities(few, bootstraps=0)
+    start = time.perf_counter()
+    found = communities(edges, bootstraps=0)
+    seconds = time.perf_counter() - start
+    index = adjusted_rand_index(found.nodes[:, 1] % groups, found.membership)
+    return {"nodes": features * LAYERS, "edges": EDGES, "seconds": seconds, "adjusted_rand_index": index}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", type=int, default=24_576, help="features of a layer (default: 24576)")
@@ -234,11 +265,17 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     print(
         f"decoder cosine, width {options.width}, top 16 both ways: {seconds:.2f} s for the layer pair, whatever the tokens"
     )
+    clustered = time_communities(options.features, options.seed)
+    print(
+        f"communities of {clustered['nodes']:,} features and {EDGES:,} edges: {clustered['seconds']:.2f} s, adjusted Rand "
+        f"index with the planted ones {clustered['adjusted_rand_index']:.3f}"
+    )
     fair = options.features == 24_576 and options.l0 == 50
     if fair:
         rate, peak = rows[0]["rate"], rows[0]["peak_bytes"]
         print(
-            f"targets: {rate:,.0f} of {TARGET_RATE:,} tokens/s, {peak / 1e9:.2f} of at most {TARGET_BYTES / 1e9:.0f} GB"
+            f"targets: {rate:,.0f} of {TARGET_RATE:,} tokens/s, {peak / 1e9:.2f} of at most {TARGET_BYTES / 1e9:.0f} GB, "
+            f"{clustered['seconds']:.1f} of at most {TARGET_COMMUNITIES:.0f} s"
         )
     return {
         "python": platform.python_version(),
@@ -249,6 +286,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "processes": options.processes,
         "rows": rows,
         "decoder_cosine_seconds": seconds,
+        "communities": clustered,
     }
 
 

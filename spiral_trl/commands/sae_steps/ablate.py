@@ -11,7 +11,6 @@ from ...evaluation.match import check_match
 from ...games.registry import canonical_name
 from ...players.registry import check_player, make_player
 from ..loading import check_file
-from ..output import one_line, percent, print_table, with_interval
 from .reading import (
     Reading,
     add_reading_arguments,
@@ -20,6 +19,7 @@ from .reading import (
     codes_of,
     dictionaries_of,
     load_for,
+    print_tables,
     write_result,
 )
 
@@ -98,20 +98,14 @@ def _neighbours(options: argparse.Namespace, store: Store) -> None:
         )
     told = describe_effects(found.to_dict())
     write_json(Path(options.run) / "ablation.json", told)
-    print(one_line(told["summary"]))
-    for table in told["tables"]:
-        print()
-        print_table(
-            table["title"],
-            table["columns"],
-            [["-" if cell is None else str(cell) for cell in row] for row in table["rows"]],
-        )
+    print_tables(told)
     write_result(options, told)
 
 
 def _play(options: argparse.Namespace, store: Store, features: dict[int, list[int]]) -> None:
     from ...players.frozen_model import ModelSettings, load_model_player
     from ...sae.ablated_play import ablated_play
+    from ...sae.effect_words import describe_play
     from ...sae.sources import load_config
 
     check_least(options, pairs=2, random_sets=1, max_new_tokens=1)
@@ -135,20 +129,6 @@ def _play(options: argparse.Namespace, store: Store, features: dict[int, list[in
             seed=options.seed,
             progress=progress,
         )
-    told = [("undisturbed", found.undisturbed), ("without the features", found.ablated)]
-    told += [(f"without random features {number + 1}", one) for number, one in enumerate(found.random)]
-    print_table(
-        f"{found.player} against {found.opponent} in {found.game}, {found.pairs} deals from both seats",
-        ["", "mean return", "illegal %", "exploitability", "policy shift"],
-        [
-            [
-                name,
-                with_interval(one.mean_return, sign=True),
-                percent(one.illegal_rate),
-                *("-" if value is None else f"{value:.4f}" for value in (one.exploitability, one.policy_shift)),
-            ]
-            for name, one in told
-        ],
-    )
-    print(f"mean return beyond that of random features: {with_interval(found.beyond_random, sign=True)}")
-    write_result(options, found.to_dict())
+    told = describe_play(found.to_dict())
+    print_tables(told)
+    write_result(options, told)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
 from ...players.frozen_model import model_name
+from ..output import one_line, print_table
 
 
 if TYPE_CHECKING:
@@ -204,3 +205,18 @@ def write_result(options: argparse.Namespace, result: Mapping[str, Any]) -> None
 
     if options.json is not None:
         write_json(options.json, result)
+
+
+def print_tables(found: Mapping[str, Any]) -> None:
+    """A summary and its tables."""
+    print(one_line(found["summary"]))
+    for table in found["tables"]:
+        print()
+        rows = [[_cell(cell) for cell in row] for row in table["rows"]]
+        print_table(table["title"], [str(column) for column in table["columns"]], rows)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "-" if value is None else str(value)
