@@ -66,7 +66,7 @@ class SAEReportArguments:
         community_measure (`str`, *optional*, defaults to `"pearson"`), community_threshold (`float`, *optional*, defaults to `0.5`):
             Edges that communities are found on.
         report_features (`int`, *optional*, defaults to `2000`):
-            Features that the report shows at most.
+            Features that the report shows at most, those aside that its results name.
         processes (`int`, *optional*, defaults to `1`):
             Processes that relate layers.
         seed (`int`, *optional*, defaults to `0`):
@@ -141,10 +141,16 @@ class SAEReportArguments:
             ("top_k", 1),
             ("report_features", 1),
             ("processes", 1),
+            ("num_features", 1),
+            ("active_features", 1),
         ):
             value = getattr(self, name)
             if value is not None and value < low:
                 raise UsageError(f"{name} has to be at least {low}, not {value}")
+        if None not in (self.num_features, self.active_features) and self.active_features > self.num_features:
+            raise UsageError(f"active_features={self.active_features}, but there are {self.num_features} features")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise UsageError(f"learning_rate has to be above 0, not {self.learning_rate}")
         for name in ("pass_threshold", "gate_threshold"):
             if not 0 < getattr(self, name) <= 1:
                 raise UsageError(f"{name} has to be above 0 and at most 1, not {getattr(self, name)}")

@@ -176,11 +176,16 @@ def load_for(options: argparse.Namespace, name: str) -> tuple[PreTrainedModel, P
     """A model to be read, and its tokenizer; see [`~spiral_trl.sae.sources.load_model`]."""
     from ...sae.sources import load_model
 
-    if options.quiet:
-        from transformers.utils import logging
+    from transformers.utils import logging
 
+    shown = logging.is_progress_bar_enabled()
+    if options.quiet:
         logging.disable_progress_bar()
-    return load_model(name)
+    try:
+        return load_model(name)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 @contextmanager
