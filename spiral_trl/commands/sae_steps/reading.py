@@ -174,9 +174,9 @@ def directions_of(dictionaries: Mapping[int, Dictionary]) -> dict[int, np.ndarra
 
 def load_for(options: argparse.Namespace, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model to be read, and its tokenizer; see [`~spiral_trl.sae.sources.load_model`]."""
-    from ...sae.sources import load_model
-
     from transformers.utils import logging
+
+    from ...sae.sources import load_model
 
     shown = logging.is_progress_bar_enabled()
     if options.quiet:
