@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spiral_trl.cli import RecipeParser, run_recipe, self_play_recipe, with_default_config
-from spiral_trl.errors import UsageError
+from spiral_trl.errors import UsageError, usage_errors
 from spiral_trl.sae.arguments import EMBEDDED, SAEReportArguments
 from spiral_trl.sae.run import format_summary, run_report
 
@@ -27,7 +27,17 @@ def make_parser() -> RecipeParser:
 def train_embedded(args: SAEReportArguments) -> tuple[str, str]:
     """Folders of the embedded model before and after self-play, which are made where a run before has not left them."""
     from spiral_trl.training.checkpoint import last_whole_checkpoint
+    from spiral_trl.training.tiny import reply_length
 
+    reasoning = bool((args.self_play_overrides or {}).get("embedded_reasoning"))
+    for game in args.games or ():
+        with usage_errors():
+            needed = reply_length(game, reasoning)
+        if args.max_new_tokens < needed:
+            raise UsageError(
+                f"max_new_tokens is {args.max_new_tokens}, but a legal reply of the embedded model in {game} has up to "
+                f"{needed} tokens, the end included"
+            )
     folder = Path(args.output_dir) / "self_play"
     if not (folder / "metrics.json").is_file():
         config = RECIPES / args.self_play

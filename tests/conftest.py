@@ -53,6 +53,17 @@ def build_talkative():
     return build_talkative_model
 
 
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Folder of an embedded model that mostly answers legally."""
+    from spiral_trl.training.tiny import save_tiny_model, warm_start
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    save_tiny_model(folder, seed=0)
+    warm_start(folder, "kuhn_poker(observation=compact)", folder, seed=0, steps=40)
+    return str(folder)
+
+
 @pytest.fixture
 def register_game(monkeypatch):
     """Registers a game for one test. Tables and names are remembered by name, so each test takes a name of its own."""

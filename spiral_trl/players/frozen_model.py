@@ -16,7 +16,7 @@ from .prompts import find_prompt_template
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from .language_model import LanguageModelPlayer
 
@@ -152,6 +152,30 @@ def _near(folder: Path) -> str:
     except OSError:
         return ""
     return did_you_mean(folder.name, beside)
+
+
+def load_config(path: str, revision: str | None = None) -> PreTrainedConfig:
+    """The configuration of a model, for an adapter that of the model it was trained on, without its weights.
+
+    Args:
+        path (`str`): A folder, with a whole model or a PEFT adapter, or an id on the Hub.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+
+    Raises:
+        `ValueError`: If there is none, or it cannot be read.
+    """
+    check_model(path)
+
+    from transformers import AutoConfig
+
+    folder = _folder(path)
+    if folder.is_dir() and (folder / "adapter_config.json").is_file():
+        return load_config(_adapter_base(path, folder))
+    where = {} if revision is None or folder.is_dir() else {"revision": revision}
+    try:
+        return AutoConfig.from_pretrained(str(folder) if folder.is_dir() else path, **where)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The model {path} cannot be loaded: {' '.join(str(error).split())}") from error
 
 
 def load_causal_lm(

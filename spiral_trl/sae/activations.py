@@ -17,7 +17,7 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def blocks(model: PreTrainedModel) -> nn.ModuleList:
@@ -58,7 +58,13 @@ def check_layers(model: PreTrainedModel, layers: Sequence[int]) -> None:
     Raises:
         [`~spiral_trl.errors.UsageError`]: With the layers there are.
     """
-    last = len(blocks(model))
+    blocks(model)
+    check_layers_of(model.config, layers)
+
+
+def check_layers_of(config: PreTrainedConfig, layers: Sequence[int]) -> None:
+    """[`check_layers`] for a model of which the configuration is known."""
+    last = config.get_text_config().num_hidden_layers
     for layer in layers:
         if not 0 <= layer <= last:
             raise UsageError(

@@ -9,7 +9,11 @@ from typing import Any
 from ..errors import UsageError, did_you_mean, usage_errors
 from ..games.registry import canonical_name
 from ..players.frozen_model import check_model
+from .activations import check_layers_of
+from .dictionaries import check_dictionaries
 from .extra import require_extra
+from .sources import TextSource, check_dataset, load_config
+from .trainers import check_options
 
 
 # What recipes take for the name of a model, and build and train instead
@@ -62,7 +66,7 @@ class SAEReportArguments:
         community_measure (`str`, *optional*, defaults to `"pearson"`), community_threshold (`float`, *optional*, defaults to `0.5`):
             Edges that communities are found on.
         report_features (`int`, *optional*, defaults to `2000`):
-            Features that the report shows at most.
+            Features that the report shows at most, those aside that its results name.
         processes (`int`, *optional*, defaults to `1`):
             Processes that relate layers.
         seed (`int`, *optional*, defaults to `0`):
@@ -137,10 +141,16 @@ class SAEReportArguments:
             ("top_k", 1),
             ("report_features", 1),
             ("processes", 1),
+            ("num_features", 1),
+            ("active_features", 1),
         ):
             value = getattr(self, name)
             if value is not None and value < low:
                 raise UsageError(f"{name} has to be at least {low}, not {value}")
+        if None not in (self.num_features, self.active_features) and self.active_features > self.num_features:
+            raise UsageError(f"active_features={self.active_features}, but there are {self.num_features} features")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise UsageError(f"learning_rate has to be above 0, not {self.learning_rate}")
         for name in ("pass_threshold", "gate_threshold"):
             if not 0 < getattr(self, name) <= 1:
                 raise UsageError(f"{name} has to be above 0 and at most 1, not {getattr(self, name)}")
@@ -151,6 +161,35 @@ class SAEReportArguments:
             )
         if Path(self.output_dir).is_file():
             raise UsageError(f"output_dir {self.output_dir} is a file")
+        self._check_inputs(embedded)
+
+    def _check_inputs(self, embedded: bool) -> None:
+        """What is read, and the autoencoders, as far as that takes no model."""
+        for name in (self.episodes, self.episodes_after):
+            if name is not None:
+                check_dataset(name)
+        if self.dataset_name is not None:
+            self.texts.check()
+        check_options(self.architecture, {})
+        config = None if embedded or not (self.layers or self.dictionaries) else load_config(self.model_name_or_path)
+        if self.dictionaries is not None:
+            check_dictionaries(self.dictionaries, config, self.layers, any_model=True)
+        elif config is not None:
+            check_layers_of(config, self.layers or ())
+
+    @property
+    def texts(self) -> TextSource:
+        """The texts that are read, where `dataset_name` names some."""
+        assert self.dataset_name is not None
+        return TextSource(
+            self.dataset_name,
+            self.dataset_config,
+            self.dataset_split,
+            self.dataset_text_field,
+            self.max_length,
+            self.add_bos,
+            self.drop_first,
+        )
 
     def settings(self) -> dict[str, Any]:
         """What a report says of how it was made: every field but names of folders."""

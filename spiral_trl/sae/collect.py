@@ -161,6 +161,8 @@ def collect(
         "tokens_cut": sum(cut),
         "documents_fingerprint": fingerprint.hexdigest()[:16],
     }
+    if _is_finished(folder, {**about, **totals}):
+        return open_store(folder)
     try:
         table.write(folder)
         write_json(
@@ -260,6 +262,12 @@ def _begin(folder: Path, about: Mapping[str, Any], resume: bool) -> None:
         )
     if differences:
         raise UsageError(f"{folder} was begun with {'; '.join(differences)}: choose another folder")
+
+
+def _is_finished(folder: Path, said: Mapping[str, Any]) -> bool:
+    """Whether a call before wrote all of this store; what others added to its files since then stays."""
+    before = read_about(folder)
+    return all(before.get(name) == value for name, value in said.items())
 
 
 def _essence(layers: Mapping[str, Any]) -> dict[str, tuple]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from .activations import check_layers_of
 from .dictionary_names import PER_TOKEN, Source, find_sources
 from .extra import require_extra
 
@@ -28,7 +29,7 @@ from .extra import require_extra
 if TYPE_CHECKING:
     from sae_lens import SAE
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,6 +229,28 @@ def load_dictionaries(
     Raises:
         [`~spiral_trl.errors.UsageError`]: If one is missing, cannot be read or does not fit.
     """
+    wanted = check_dictionaries(name, None if model is None else model.config, layers, any_model)
+    return {layer: _load(source, layer, model, any_model) for layer, source in wanted.items()}
+
+
+def check_dictionaries(
+    name: str | Sequence[str],
+    config: PreTrainedConfig | None = None,
+    layers: Collection[int] | None = None,
+    any_model: bool = False,
+) -> dict[int, Source]:
+    """Refuses what [`load_dictionaries`] would, without reading weights of the dictionaries or the model.
+
+    Args:
+        name, layers, any_model: As [`load_dictionaries`] takes them.
+        config ([`~transformers.PreTrainedConfig`], *optional*): Of the model that they have to fit.
+
+    Returns:
+        `dict[int, Source]`: Where each wanted layer's comes from, ascending.
+
+    Raises:
+        [`~spiral_trl.errors.UsageError`]: If one is missing, its configuration cannot be read, or it does not fit.
+    """
     require_extra()
     sources: dict[int, Source] = {}
     for one in [name] if isinstance(name, str) else name:
@@ -235,18 +258,20 @@ def load_dictionaries(
             if layer in sources:
                 raise UsageError(f"{sources[layer].name} and {source.name} both read layer {layer}")
             sources[layer] = source
+    if config is not None:
+        check_layers_of(config, sorted(layers or ()))
     if missing := sorted(set(layers or ()) - set(sources)):
         raise UsageError(
             f"{name} has no dictionary of layer {missing[0]}; it has those of {', '.join(map(str, sorted(sources)))}"
         )
-    wanted = sorted(sources if layers is None else set(layers))
-    for layer in wanted:
-        sources[layer].check(layer, model, any_model)
-    return {layer: _load(sources[layer], layer, model, any_model) for layer in wanted}
+    wanted = {layer: sources[layer] for layer in sorted(sources if layers is None else set(layers))}
+    for layer, source in wanted.items():
+        source.check(layer, config, any_model)
+    return wanted
 
 
 def _load(source: Source, layer: int, model: PreTrainedModel | None, any_model: bool) -> Dictionary:
-    source.check(layer, model, any_model)
+    source.check(layer, None if model is None else model.config, any_model)
     return Dictionary(
         layer=layer,
         name=source.name,

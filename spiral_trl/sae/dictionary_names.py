@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, did_you_mean
-from .activations import check_layers
+from .activations import check_layers_of
 
 
 if TYPE_CHECKING:
     from sae_lens import SAE
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig
 
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -90,9 +90,9 @@ class Source:
         # What the registry adds stands beside the metadata, unless the configuration is of an old version
         return self.metadata.get(key) or self.config.get(key)
 
-    def check(self, layer: int, model: PreTrainedModel | None, any_model: bool) -> None:
-        """Refuses what cannot be used: by its name, and then by its configuration."""
-        trained, given = self.trained_on, "" if model is None else model.config._name_or_path
+    def check(self, layer: int, model: PreTrainedConfig | None, any_model: bool) -> None:
+        """Refuses what cannot be used by a model of this configuration: by its name, and then by its own configuration."""
+        trained, given = self.trained_on, "" if model is None else model._name_or_path
         if not any_model and trained and given and _known_apart(trained, given):
             raise UsageError(
                 f"{self.name} was trained on {trained}, but the model is {given}; allow another model if one was trained "
@@ -118,8 +118,8 @@ class Source:
             )
         if model is None:
             return
-        text = model.config.get_text_config()
-        check_layers(model, [layer])
+        text = model.get_text_config()
+        check_layers_of(model, [layer])
         if config["d_in"] != text.hidden_size:
             raise UsageError(
                 f"{self.name} reads streams of width {config['d_in']}, but the model's have {text.hidden_size}"

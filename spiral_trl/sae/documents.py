@@ -231,7 +231,7 @@ def _of_texts(
     opening: tuple[int, ...],
     start: int,
 ) -> Iterator[Document]:
-    texts = ((group, _text(row, column, group)) for group, row in enumerate(dataset))
+    texts = ((group, text_of(row, column, group)) for group, row in enumerate(dataset))
     full = ((group, text) for group, text in texts if text)
     while part := list(islice(full, _TEXTS)):
         encoded = tokenizer(
@@ -246,7 +246,12 @@ def _of_texts(
                 yield Document((*opening, *ids[first : first + room]), group, start)
 
 
-def _text(row: Mapping[str, Any] | str, column: str, place: int) -> str | None:
+def text_of(row: Mapping[str, Any] | str, column: str, place: int) -> str | None:
+    """The text of a row of a dataset; `place` is its number.
+
+    Raises:
+        [`~spiral_trl.errors.UsageError`]: If there is no such column, or it holds something else.
+    """
     if isinstance(row, str):
         return row
     if column not in row:

@@ -15,7 +15,7 @@ from huggingface_hub.utils import tqdm
 from ..players.frozen_model import model_name
 from ..records import Episode
 from .arguments import SAEReportArguments
-from .sources import TextSource, load_model, play_to_read, read_episodes
+from .sources import load_model, play_to_read, read_episodes
 from .store import Store
 
 
@@ -104,18 +104,7 @@ class Inputs:
     def documents_before(self) -> list[Document]:
         if self.episodes_before is not None:
             return self._of_games(self.episodes_before)
-        args = self.args
-        assert args.dataset_name is not None
-        texts = TextSource(
-            args.dataset_name,
-            args.dataset_config,
-            args.dataset_split,
-            args.dataset_text_field,
-            args.max_length,
-            args.add_bos,
-            args.drop_first,
-        )
-        return list(texts.documents(self.tokenizer, args.num_tokens))
+        return list(self.args.texts.documents(self.tokenizer, self.args.num_tokens))
 
     @cached_property
     def documents_after(self) -> list[Document] | None:

@@ -9,22 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import UsageError, usage_errors
+from ..errors import UsageError, did_you_mean, usage_errors
 from ..games import make_game
 from ..games.chance import derive_seeds
 from ..games.registry import canonical_name
+from ..players import frozen_model
 from ..players.frozen_model import ModelSettings, load_causal_lm, model_name
 from ..records import Episode, dataset_to_episodes, episodes_to_dataset
 from ..rollout import play
+from .documents import Document, text_documents, text_of
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from .documents import Document
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # Keeps the deals of games that are played to be read apart from those of training, evaluation and reports
 _DEALS = -7
+# Files of texts, and what `datasets` calls them
+_FILES = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
 
 
 def load_model(name: str, revision: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -39,6 +41,32 @@ def load_model(name: str, revision: str | None = None) -> tuple[PreTrainedModel,
     """
     with usage_errors():
         return load_causal_lm(name, ModelSettings(revision=revision))
+
+
+def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:
+    """The configuration of a model, without its weights: what autoencoders have to fit.
+
+    Args:
+        name (`str`), revision (`str`, *optional*): As [`load_model`] takes them.
+
+    Raises:
+        [`~spiral_trl.errors.UsageError`]: If there is none.
+    """
+    with usage_errors():
+        return frozen_model.load_config(name, revision)
+
+
+def check_dataset(name: str) -> None:
+    """Refuses what is meant for a file or folder, and is none.
+
+    Raises:
+        [`~spiral_trl.errors.UsageError`]: With the nearest name.
+    """
+    path = Path(name).expanduser()
+    if path.exists() or not (name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix in _FILES):
+        return
+    beside = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise UsageError(f"{name} does not exist{did_you_mean(path.name, beside)}")
 
 
 def play_to_read(
@@ -84,16 +112,20 @@ def read_episodes(name: str) -> list[Episode]:
     """
     import datasets
 
-    folder = Path(name)
+    check_dataset(name)
+    folder = Path(name).expanduser()
     try:
         if folder.is_dir():
-            found = datasets.load_from_disk(name)
+            found = datasets.load_from_disk(str(folder))
             data = found if isinstance(found, datasets.Dataset) else next(iter(found.values()))
         else:
             data = datasets.load_dataset(name, split="train")
         episodes = dataset_to_episodes(data)
-    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetNotFoundError) as error:
+    except (OSError, ValueError, KeyError, TypeError, datasets.exceptions.DatasetNotFoundError) as error:
         raise UsageError(f"{name} holds no episodes: {error}") from error
+    except IndexError:
+        # How datasets reads the folder of an empty one
+        episodes = []
     if not episodes:
         raise UsageError(f"{name} holds no episodes: it is empty")
     return episodes
@@ -121,32 +153,45 @@ class TextSource:
     bos: bool | None = None
     drop_first: bool = False
 
-    def documents(self, tokenizer: PreTrainedTokenizerBase, tokens: int | None = None) -> Iterator[Document]:
-        """Documents of the texts, streamed, until they have `tokens` tokens."""
-        from .documents import text_documents
+    def check(self) -> None:
+        """Reads the first row.
 
-        return first_tokens(
-            text_documents(
-                self._rows(), tokenizer, self.column, self.max_tokens, bos=self.bos, drop_first=self.drop_first
-            ),
-            tokens,
-        )
+        Raises:
+            [`~spiral_trl.errors.UsageError`]: If the dataset cannot be loaded, is empty, or has no such column.
+        """
+        import datasets
+
+        rows = self._rows()
+        try:
+            row = next(iter(rows), None)
+        except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+            raise UsageError(f"the dataset {self.name!r} cannot be read: {error}") from error
+        if row is None:
+            raise UsageError(f"the dataset {self.name!r} is empty")
+        text_of(row, self.column, 0)
+
+    def documents(self, tokenizer: PreTrainedTokenizerBase, tokens: int | None = None) -> Documents:
+        """Documents of the texts, until they have `tokens` tokens; streamed, anew each time they are read."""
+        return Documents(self, tokenizer, tokens)
 
     def _rows(self) -> Iterable[Mapping[str, Any]]:
         import datasets
 
-        path = Path(self.name)
-        kinds = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
+        check_dataset(self.name)
+        path = Path(self.name).expanduser()
         try:
             if path.is_file():
-                if path.suffix not in kinds:
-                    raise UsageError(f"{path} has to end with one of {', '.join(kinds)}")
-                return datasets.load_dataset(kinds[path.suffix], data_files=str(path), split="train", streaming=True)
+                if path.suffix not in _FILES:
+                    raise UsageError(f"{path} has to end with one of {', '.join(_FILES)}")
+                return datasets.load_dataset(_FILES[path.suffix], data_files=str(path), split="train", streaming=True)
             if (path / "dataset_info.json").is_file():
-                return datasets.load_from_disk(self.name)
+                return datasets.load_from_disk(str(path))
             return datasets.load_dataset(self.name, self.config, split=self.split, streaming=True)
         except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
             raise UsageError(f"the dataset {self.name!r} cannot be loaded: {error}") from error
+        except StopIteration:
+            # How datasets reads a file without a row
+            raise UsageError(f"the dataset {self.name!r} is empty") from None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -159,6 +204,21 @@ class TextSource:
             "bos": self.bos,
             "drop_first": self.drop_first,
         }
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Documents of texts that can be read again and again; see [`TextSource.documents`]."""
+
+    texts: TextSource
+    tokenizer: PreTrainedTokenizerBase
+    tokens: int | None
+
+    def __iter__(self) -> Iterator[Document]:
+        texts = self.texts
+        rows, bos, drop_first = texts._rows(), texts.bos, texts.drop_first
+        found = text_documents(rows, self.tokenizer, texts.column, texts.max_tokens, bos=bos, drop_first=drop_first)
+        return first_tokens(found, self.tokens)
 
 
 def first_tokens(documents: Iterable[Document], tokens: int | None) -> Iterator[Document]:

@@ -17,7 +17,7 @@ from spiral_trl.training.checks import can_play, check_embedded_games
 
 
 RECIPES = ROOT / "recipes"
-YAMLS = sorted(path for path in RECIPES.rglob("*.yaml") if path.parent.name != "accelerate")
+ALL = sorted(path for path in RECIPES.rglob("*.yaml") if path.parent.name != "accelerate")
 # Made up; it stands where a user's would
 TOKEN = "hf_aBcDeFgHiJkLmNoPqRsTuVwXyZ123456"
 SHORT = (
@@ -32,12 +32,29 @@ kuhn = load_script("recipes/kuhn.py")
 # ------------------------------------------------------------------------------------------------------- every YAML
 
 
+def recipe_of(path):
+    """The recipe that a file names on its first line."""
+    return re.match(r"# recipes/(\w+)\.py\b", path.read_text())[1]
+
+
 def parsed(path):
     """What the recipe that a file names on its first line reads in it: one instance of each of its dataclasses."""
-    recipe = re.match(r"# recipes/(\w+)\.py\b", path.read_text())[1]
+    recipe = recipe_of(path)
     parser = load_script(f"recipes/{recipe}.py").make_parser() if recipe == "sft" else self_play_parser()
     # A machine without a GPU refuses bf16, which says nothing about the file
     return parser.parse_args_and_config(["--config", str(path), "--bf16", "false", "--use_cpu", "true"])
+
+
+# Those of recipes that train; what the others read is tested in test_sae_report_recipe.py
+YAMLS = [path for path in ALL if recipe_of(path) != "sae_report"]
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
+def test_every_recipe_file_names_its_recipe_and_how_it_is_launched(path):
+    text = path.read_text()
+    assert (RECIPES / f"{recipe_of(path)}.py").is_file()
+    launch = rf"^# Launch: .*recipes/{recipe_of(path)}\.py (\\\n# +)?--config recipes/{path.name}\b"
+    assert re.search(launch, text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.name)
@@ -48,7 +65,6 @@ def test_every_recipe_file_is_read_by_its_recipe(path, keep_environment):
     assert given["games"] == run.games
     assert [canonical_name(game) for game in run.games]
     assert given.get("max_steps", args.max_steps) == args.max_steps
-    assert f"recipes/{path.name}" in path.read_text(), "the file names no launch line"
     for opponent in run.report_opponents:
         assert any(can_play(opponent, game) for game in run.games)
     if model_args.model_name_or_path == "embedded" and hasattr(args, "max_completion_length"):
@@ -58,6 +74,9 @@ def test_every_recipe_file_is_read_by_its_recipe(path, keep_environment):
 def test_there_are_recipe_files():
     assert {"kuhn_tiny.yaml", "kuhn_qwen3_4b.yaml", "multi_game_tiny.yaml", "sft_kuhn_tiny.yaml"} <= {
         path.name for path in YAMLS
+    }
+    assert {path.name for path in ALL if path not in YAMLS} == {
+        f"sae_report_{name}.yaml" for name in ("gpt2", "kuhn_tiny", "qwen3_4b")
     }
 
 

@@ -1,4 +1,4 @@
-"""A warm-started embedded model, made once, and trainers on it that are ready in a moment."""
+"""Trainers on the warm-started embedded model that are ready in a moment."""
 
 import contextlib
 import json
@@ -36,17 +36,6 @@ SMALL = {
     "disable_tqdm": True,
     "dataloader_pin_memory": False,
 }
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory):
-    """Folder of an embedded model that mostly answers legally."""
-    from spiral_trl.training.tiny import save_tiny_model, warm_start
-
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    save_tiny_model(folder, seed=0)
-    warm_start(folder, GAME, folder, seed=0, steps=40)
-    return str(folder)
 
 
 @pytest.fixture

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import UsageError, usage_errors
-from ...players.frozen_model import check_model
-from ...players.registry import check_player
+from ...evaluation.match import check_match
+from ...games.registry import canonical_name
+from ...players.registry import check_player, make_player
 from ..loading import check_file
-from .reading import Reading, add_reading_arguments, bar, check_reading, codes_of, print_tables, write_result
+from .reading import (
+    Reading,
+    add_reading_arguments,
+    bar,
+    check_least,
+    codes_of,
+    dictionaries_of,
+    load_for,
+    print_tables,
+    write_result,
+)
+
+
+if TYPE_CHECKING:
+    from ...sae.store import Store
 
 
 HELP = """Switch features off, the error of the autoencoder kept. Without --game: upstream features, where they fire, and what
@@ -35,40 +51,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    if (options.game is None) != (options.features is None):
-        raise UsageError("--game and --features go together")
-    if options.game is None:
-        check_reading(options, options.model)
-        _neighbours(options)
-        return
     with usage_errors():
         check_file(options.json, "--json")
-        check_model(options.model)
-        check_player(options.opponent, options.game)
-    _play(options, _features(options.features))
+    if (options.game is None) != (options.features is None):
+        raise UsageError("--game and --features go together")
+    store = codes_of(options.run)
+    if options.game is None:
+        _neighbours(options, store)
+    else:
+        _play(options, store, _features(options.features, store))
 
 
-def _features(named: list[str]) -> dict[int, list[int]]:
+def _features(named: list[str], store: Store) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     for name in named:
         layer, _, feature = name.partition("/")
         if not layer.isdigit() or not feature.isdigit():
             raise UsageError(f"--features {name!r}: a feature is written as LAYER/NUMBER, such as 3/170")
+        if int(feature) >= (count := store.num_features(int(layer))):
+            raise UsageError(f"--features {name}: layer {int(layer)} has features 0 to {count - 1}")
         found.setdefault(int(layer), []).append(int(feature))
     return found
 
 
-def _neighbours(options: argparse.Namespace) -> None:
+def _neighbours(options: argparse.Namespace, store: Store) -> None:
     from ...sae.causal_effects import measure_ablation
-    from ...sae.dictionaries import load_dictionaries
     from ...sae.effect_words import describe_effects
-    from ...sae.sources import load_model
+    from ...sae.sources import load_config
     from ...sae.store import write_json
 
-    store = codes_of(options.run)
-    model, tokenizer = load_model(options.model)
-    dictionaries = load_dictionaries(options.dictionaries, model, store.layers, any_model=True)
-    documents = list(Reading(options, tokenizer).documents)
+    check_least(options, num_features=1)
+    dictionaries = dictionaries_of(store, options.dictionaries, load_config(options.model))
+    reading = Reading(options)
+    model, tokenizer = load_for(options, options.model)
+    documents = list(reading.documents(tokenizer))
     with bar("ablation", options.quiet) as progress:
         found = measure_ablation(
             model,
@@ -86,24 +102,28 @@ def _neighbours(options: argparse.Namespace) -> None:
     write_result(options, told)
 
 
-def _play(options: argparse.Namespace, features: dict[int, list[int]]) -> None:
+def _play(options: argparse.Namespace, store: Store, features: dict[int, list[int]]) -> None:
     from ...players.frozen_model import ModelSettings, load_model_player
-    from ...players.registry import make_player
     from ...sae.ablated_play import ablated_play
-    from ...sae.dictionaries import load_dictionaries
     from ...sae.effect_words import describe_play
+    from ...sae.sources import load_config
 
-    store = codes_of(options.run)
-    player = load_model_player(options.model, ModelSettings(max_new_tokens=options.max_new_tokens))
-    dictionaries = load_dictionaries(options.dictionaries, player.model, sorted(features), any_model=True)
+    check_least(options, pairs=2, random_sets=1, max_new_tokens=1)
+    with usage_errors():
+        check_match(canonical_name(options.game), options.pairs)
+        check_player(options.opponent, options.game)
+    dictionaries = dictionaries_of(store, options.dictionaries, load_config(options.model))
+    settings = ModelSettings(max_new_tokens=options.max_new_tokens)
+    with usage_errors():
+        player, opponent = load_model_player(options.model, settings), make_player(options.opponent, settings)
     with bar("play", options.quiet) as progress:
         found = ablated_play(
             player,
-            dictionaries,
+            {layer: dictionaries[layer].to(player.model.device) for layer in features},
             features,
             store,
             options.game,
-            make_player(options.opponent),
+            opponent,
             pairs=options.pairs,
             random_sets=options.random_sets,
             seed=options.seed,

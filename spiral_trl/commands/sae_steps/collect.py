@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 
+from ...errors import usage_errors
 from ...players.frozen_model import model_name
+from ..loading import check_file
 from ..output import print_table
-from .reading import Reading, add_reading_arguments, check_reading, layers_of, write_result
+from .reading import Reading, add_reading_arguments, check_folder, layers_of, load_for, write_result
 
 
 HELP = (
@@ -30,18 +32,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     layers = layers_of(options.layers)
-    check_reading(options, options.model)
+    with usage_errors():
+        check_file(options.json, "--json")
+    check_folder(options.output, "--output")
     from ...sae.collect import collect
-    from ...sae.dictionaries import load_dictionaries
-    from ...sae.sources import load_model
+    from ...sae.dictionaries import check_dictionaries, load_dictionaries
+    from ...sae.sources import load_config
 
-    model, tokenizer = load_model(options.model)
+    check_dictionaries(options.dictionaries, load_config(options.model), layers, any_model=options.any_model)
+    reading = Reading(options)
+    model, tokenizer = load_for(options, options.model)
     dictionaries = load_dictionaries(options.dictionaries, model, layers, any_model=options.any_model)
-    reading = Reading(options, tokenizer)
     store = collect(
         model,
         {layer: dictionary.to(model.device) for layer, dictionary in dictionaries.items()},
-        reading.documents,
+        reading.documents(tokenizer),
         options.output,
         model_name=model_name(options.model),
         source=reading.source,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...errors import UsageError, usage_errors
 from ..loading import check_file
-from .reading import bar, codes_of, print_tables, write_result
+from .reading import bar, check_folder, codes_of, print_tables, write_result
 
 
 HELP = """What training changed: codes of a model before and after, by the autoencoders of the model before, held against the
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     with usage_errors():
         check_file(options.json, "--json")
+    check_folder(options.output, "the folder")
     if options.before is None or (options.after is None and options.own is None):
         raise UsageError("--before is held against --after, --own or both")
     if options.graphs and options.after is None:

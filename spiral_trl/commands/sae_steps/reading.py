@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import UsageError, usage_errors
-from ...players.frozen_model import check_model, model_name
-from ..loading import check_file
+from ...errors import UsageError
+from ...players.frozen_model import model_name
 from ..output import one_line, print_table
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    import numpy as np
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from ...sae.dictionaries import Dictionary
     from ...sae.documents import Document
     from ...sae.store import Store
 
@@ -39,41 +39,29 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, help="read so many tokens of texts")
 
 
-def check_reading(options: argparse.Namespace, model: str | None) -> None:
-    """Refuses what could not be read, before a model is loaded.
+class Reading:
+    """What is read, and where it comes from: looked at before a model is loaded.
 
     Raises:
         [`~spiral_trl.errors.UsageError`]: With what is wrong.
     """
-    with usage_errors():
-        if model is not None:
-            check_model(model)
-        check_file(options.json, "--json")
-    if (options.episodes is None) == (options.texts is None):
-        raise UsageError("one of --episodes and --texts says what is read")
-    for name, low in (("max_length", 2), ("max_tokens", 1)):
-        value = getattr(options, name)
-        if value is not None and value < low:
-            raise UsageError(f"--{name.replace('_', '-')} has to be at least {low}, not {value}")
-    for given in (options.episodes, options.texts):
-        if given is not None and given.startswith((".", "/", "~")) and not Path(given).exists():
-            raise UsageError(f"{given} does not exist")
 
-
-class Reading:
-    """Documents that can be read again, and where they come from."""
-
-    def __init__(self, options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase):
-        from ...sae.documents import episode_documents
+    def __init__(self, options: argparse.Namespace):
         from ...sae.sources import TextSource, read_episodes
 
-        self.documents: Iterable[Document]
+        if (options.episodes is None) == (options.texts is None):
+            raise UsageError("one of --episodes and --texts says what is read")
+        check_least(options, max_length=2, max_tokens=1)
+        self.source: dict[str, Any]
         if options.episodes is not None:
-            episodes = read_episodes(options.episodes)
-            self.documents = list(episode_documents(episodes, tokenizer))
-            self.source = {"kind": "episodes", "dataset": model_name(options.episodes), "games": len(episodes)}
+            self._episodes = read_episodes(options.episodes)
+            self.source = {
+                "kind": "episodes",
+                "dataset": model_name(options.episodes),
+                "games": len(self._episodes),
+            }
             return
-        texts = TextSource(
+        self._texts = TextSource(
             options.texts,
             split=options.split,
             column=options.column,
@@ -81,8 +69,44 @@ class Reading:
             bos=options.bos,
             drop_first=options.drop_first,
         )
-        self.documents = texts.documents(tokenizer, options.max_tokens)
-        self.source = {**texts.to_dict(), "tokens": options.max_tokens}
+        self._texts.check()
+        self._tokens = options.max_tokens
+        self.source = {**self._texts.to_dict(), "tokens": options.max_tokens}
+
+    def documents(self, tokenizer: PreTrainedTokenizerBase) -> Iterable[Document]:
+        """Documents that can be read again and again."""
+        from ...sae.documents import episode_documents
+
+        if self.source["kind"] == "episodes":
+            return list(episode_documents(self._episodes, tokenizer))
+        return self._texts.documents(tokenizer, self._tokens)
+
+
+def check_least(options: argparse.Namespace, **least: int) -> None:
+    """Refuses numbers that are too small; those that were not given may be missing.
+
+    Raises:
+        [`~spiral_trl.errors.UsageError`]: With the option.
+    """
+    for name, low in least.items():
+        value = getattr(options, name)
+        if value is not None and value < low:
+            raise UsageError(f"--{name.replace('_', '-')} has to be at least {low}, not {value}")
+
+
+def check_folder(path: str | None, option: str) -> None:
+    """Refuses a folder that could not be written.
+
+    Raises:
+        [`~spiral_trl.errors.UsageError`]: With what is in the way.
+    """
+    if path is None:
+        return
+    for part in (Path(path), *Path(path).parents):
+        if part.exists():
+            if not part.is_dir():
+                raise UsageError(f"{option} {path} cannot be a folder: {part} is a file")
+            return
 
 
 def layers_of(text: str | None) -> list[int] | None:
@@ -98,7 +122,10 @@ def layers_of(text: str | None) -> list[int] | None:
         first, _, last = part.partition("-")
         if not first.isdigit() or not (last or first).isdigit():
             raise UsageError(f"--layers {text!r}: layers are written as 0,3-5")
-        layers.update(range(int(first), int(last or first) + 1))
+        part_of = range(int(first), int(last or first) + 1)
+        if not part_of:
+            raise UsageError(f"--layers {text!r}: {part} ends before it begins")
+        layers.update(part_of)
     return sorted(layers)
 
 
@@ -108,12 +135,57 @@ def codes_of(run: str | Path) -> Store:
     Raises:
         [`~spiral_trl.errors.UsageError`]: If there are none.
     """
+    from ...sae.sources import check_dataset
     from ...sae.store import open_store
 
     folder = Path(run)
     if not folder.is_dir():
-        raise UsageError(f"the folder {run} does not exist")
+        check_dataset(str(folder.absolute()))
+        raise UsageError(f"{run} is no folder of a run")
     return open_store(folder / "codes" if (folder / "codes").is_dir() else folder)
+
+
+def dictionaries_of(store: Store, name: str, config: PreTrainedConfig | None = None) -> dict[int, Dictionary]:
+    """The dictionaries of a store's layers.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`], *optional*): Of the model that they have to fit too.
+
+    Raises:
+        [`~spiral_trl.errors.UsageError`]: If the store was collected with others.
+    """
+    from ...sae.dictionaries import check_dictionaries, load_dictionaries
+
+    check_dictionaries(name, config, store.layers, any_model=True)
+    loaded = load_dictionaries(name, layers=store.layers)
+    for layer, dictionary in loaded.items():
+        if store.about["layers"][str(layer)].get("fingerprint") != dictionary.fingerprint:
+            raise UsageError(
+                f"{store.folder} was collected with {store.about['layers'][str(layer)].get('dictionary')}, not with "
+                f"{dictionary.name}, which is another dictionary of layer {layer}"
+            )
+    return loaded
+
+
+def directions_of(dictionaries: Mapping[int, Dictionary]) -> dict[int, np.ndarray]:
+    """Decoder directions of each layer."""
+    return {layer: dictionary.directions.float().cpu().numpy() for layer, dictionary in dictionaries.items()}
+
+
+def load_for(options: argparse.Namespace, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model to be read, and its tokenizer; see [`~spiral_trl.sae.sources.load_model`]."""
+    from transformers.utils import logging
+
+    from ...sae.sources import load_model
+
+    shown = logging.is_progress_bar_enabled()
+    if options.quiet:
+        logging.disable_progress_bar()
+    try:
+        return load_model(name)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 @contextmanager
@@ -134,8 +206,10 @@ def bar(title: str, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
 
 def write_result(options: argparse.Namespace, result: Mapping[str, Any]) -> None:
     """What `--json` asked for."""
+    from ...sae.store import write_json
+
     if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json, result)
 
 
 def print_tables(found: Mapping[str, Any]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ...errors import UsageError, usage_errors
+from ...errors import UsageError, did_you_mean, usage_errors
 from ..loading import check_file
 from ..output import percent, print_table
-from .reading import codes_of, write_result
+from .reading import check_least, codes_of, dictionaries_of, directions_of, write_result
 
 
 HELP = """Relate the features of neighbouring layers by every measure of arXiv 2410.08869, and label them: passing through,
@@ -33,19 +33,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     with usage_errors():
         check_file(options.json, "--json")
-    from ...sae.dictionaries import load_dictionaries
     from ...sae.graph import CommunitySettings, build_graph
     from ...sae.labels import LabelSettings
     from ...sae.relations import MEASURES, relate
 
     if options.community_measure not in MEASURES:
-        raise UsageError(f"--community-measure {options.community_measure!r}; allowed: {', '.join(MEASURES)}")
+        raise UsageError(
+            f"--community-measure {options.community_measure!r}; allowed: {', '.join(MEASURES)}"
+            f"{did_you_mean(options.community_measure, MEASURES)}"
+        )
+    if options.community_measure == "decoder_cosine" and options.dictionaries is None:
+        raise UsageError("--community-measure decoder_cosine needs --dictionaries")
+    check_least(options, top_k=1, processes=1)
     labels = LabelSettings(pass_threshold=options.pass_threshold, gate_threshold=options.gate_threshold)
     store = codes_of(options.run)
-    directions = None
-    if options.dictionaries is not None:
-        loaded = load_dictionaries(options.dictionaries, layers=store.layers)
-        directions = {layer: dictionary.directions.float().cpu().numpy() for layer, dictionary in loaded.items()}
+    directions = None if options.dictionaries is None else directions_of(dictionaries_of(store, options.dictionaries))
     relations = relate(
         store,
         Path(options.run) / "relations",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...errors import UsageError, usage_errors
 from ..loading import check_file
-from .reading import codes_of, write_result
+from .reading import check_folder, check_least, codes_of, dictionaries_of, directions_of, load_for, write_result
 
 
 HELP = "Write the page of a run, or of graphs in the node-link JSON that the authors of arXiv 2410.08869 publish."
@@ -35,24 +35,36 @@ def run(options: argparse.Namespace) -> None:
         raise UsageError("--export FILE and --community ID go together")
     if options.output is None and options.export is None:
         raise UsageError("--output says where the page goes")
+    if options.output is not None and options.output.endswith(".html"):
+        if Path(options.output).is_dir():
+            raise UsageError(f"--output {options.output} is a folder")
+        check_folder(str(Path(options.output).parent), "the folder of --output")
+    else:
+        check_folder(options.output, "--output")
+    from ...sae.sources import check_dataset
+
     sources = [Path(source) for source in options.source]
     for source in sources:
-        if not source.exists():
-            raise UsageError(f"{source} does not exist")
-    is_run = len(sources) == 1 and sources[0].is_dir() and not any(sources[0].glob("*_*.json"))
-    if is_run:
+        check_dataset(str(source.absolute()))
+    runs = [source for source in sources if (source / "codes").is_dir() or (source / "store.json").is_file()]
+    if not runs:
+        _of_graphs(options, sources)
+    elif len(sources) == 1:
         _of_run(options, sources[0])
     else:
-        _of_graphs(options, sources)
+        raise UsageError(f"a page is of one run, or of graphs; {runs[0]} is a run and one of {len(sources)} given")
 
 
 def _of_graphs(options: argparse.Namespace, sources: list[Path]) -> None:
     from ...sae.node_link import report_of_graph
     from ...sae.report import write_data
 
+    for name in ("export", "model", "dictionaries"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name} is for the folder of a run; {sources[0]} is none")
     files = [file for source in sources for file in (sorted(source.glob("*.json")) if source.is_dir() else [source])]
-    if options.export is not None:
-        raise UsageError("--export writes a community of a run")
+    if not files:
+        raise UsageError(f"{sources[0]} holds neither codes of a run nor a .json file of a graph")
     data = report_of_graph(files, **({"title": options.title} if options.title else {}))
     write_data(data, options.output)
     print(f"{len(data['features'])} features, {len(data['edges'])} edges: {options.output}")
@@ -60,12 +72,16 @@ def _of_graphs(options: argparse.Namespace, sources: list[Path]) -> None:
 
 
 def _of_run(options: argparse.Namespace, folder: Path) -> None:
-    from ...sae.dictionaries import load_dictionaries
     from ...sae.report import write_report
     from ...sae.selection import Limits
-    from ...sae.sources import load_model
+    from ...sae.sources import load_config
 
+    check_least(options, features=1)
     store = codes_of(folder)
+    config = None if options.model is None else load_config(options.model)
+    directions = None
+    if options.dictionaries is not None:
+        directions = directions_of(dictionaries_of(store, options.dictionaries, config))
     told: dict[str, object] = {}
     if options.export is not None:
         from ...sae.export import export_run
@@ -76,20 +92,9 @@ def _of_run(options: argparse.Namespace, folder: Path) -> None:
         told["exported"] = {"nodes": len(graph.nodes), "links": len(graph.links)}
         print(f"{len(graph.nodes)} features, {len(graph.links)} edges: {options.export}")
     if options.output is not None:
-        model, tokenizer = (None, None) if options.model is None else load_model(options.model)
-        directions = None
-        if options.dictionaries is not None:
-            loaded = load_dictionaries(options.dictionaries, layers=store.layers)
-            directions = {layer: dictionary.directions.float().cpu().numpy() for layer, dictionary in loaded.items()}
-        data = write_report(
-            folder,
-            options.output,
-            tokenizer,
-            model,
-            directions,
-            title=options.title,
-            limits=Limits(features=options.features),
-        )
+        model, tokenizer = (None, None) if options.model is None else load_for(options, options.model)
+        limits = Limits(features=options.features)
+        data = write_report(folder, options.output, tokenizer, model, directions, title=options.title, limits=limits)
         told |= {"features": len(data["features"]), "edges": len(data["edges"])}
         print(f"{len(data['features'])} features, {len(data['edges'])} edges: {options.output}")
     write_result(options, told)

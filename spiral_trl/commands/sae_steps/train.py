@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from ...errors import UsageError, usage_errors
 from ...players.frozen_model import model_name
+from ..loading import check_file
 from ..output import print_table
-from .reading import Reading, add_reading_arguments, bar, check_reading, layers_of, write_result
+from .reading import Reading, add_reading_arguments, bar, check_folder, check_least, layers_of, load_for, write_result
 
 
 HELP = (
@@ -33,16 +35,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     layers = layers_of(options.layers)
-    check_reading(options, options.model)
-    from ...sae.sources import load_model
+    with usage_errors():
+        check_file(options.json, "--json")
+    check_folder(options.output, "--output")
+    check_least(options, features=1, active=1, tokens=1)
+    if options.active is not None and options.features is not None and options.active > options.features:
+        raise UsageError(f"--active {options.active} of --features {options.features}: there are not so many")
+    if options.learning_rate is not None and not options.learning_rate > 0:
+        raise UsageError(f"--learning-rate has to be above 0, not {options.learning_rate}")
+    from ...sae.activations import check_layers_of
+    from ...sae.sources import load_config
     from ...sae.train import train_dictionaries
+    from ...sae.trainers import check_options
 
-    model, tokenizer = load_model(options.model)
-    reading = Reading(options, tokenizer)
+    check_options(options.architecture, {})
+    check_layers_of(load_config(options.model), layers or ())
+    reading = Reading(options)
+    model, tokenizer = load_for(options, options.model)
     with bar("training", options.quiet) as progress:
         trained = train_dictionaries(
             model,
-            reading.documents,
+            reading.documents(tokenizer),
             options.output,
             model_name=model_name(options.model),
             layers=layers,
