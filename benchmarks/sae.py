@@ -96,7 +96,7 @@ class Peak(threading.Thread):
 
     def run(self) -> None:
         own = psutil.Process()
-        while not self._over.wait(0.25):
+        while not self._over.wait(0.5):
             taken = 0
             for process in [own, *own.children(recursive=True)]:
                 try:
