@@ -40,6 +40,8 @@ Result = TypeVar("Result")
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 # Tokens of a text, topics that texts are about, and words of a topic
 TEXT, TOPICS, OF_TOPIC = 128, 64, 40
+# Correlation at which a feature passes on, the paper's first: a random model's streams change much from block to block
+FLOW = 0.4
 # The model looks back as far as GPT-2
 POSITIONS = 1024
 
@@ -165,7 +167,7 @@ def measure(options: argparse.Namespace, folder: Path, page: Path) -> dict[str, 
     stages = Stages()
     tokenizer = make_tokenizer(options.vocabulary)
     texts = make_texts(options.vocabulary, options.tokens, options.seed)
-    documents = list(text_documents(texts, tokenizer, max_tokens=TEXT))
+    documents = list(text_documents(texts, tokenizer, max_tokens=TEXT, bos=False))
     model = make_model(options.layers, options.width, options.vocabulary, options.seed)
     saved = folder / "dictionaries"
     stages.run(
@@ -202,7 +204,9 @@ def measure(options: argparse.Namespace, folder: Path, page: Path) -> dict[str, 
             store, folder / "relations", directions=directions, processes=options.processes, progress=False
         ),
     )
-    graph = stages.run("labels, flow and communities", lambda: build_graph(store, relations, folder))
+    graph = stages.run(
+        "labels, flow and communities", lambda: build_graph(store, relations, folder, flow_threshold=FLOW)
+    )
     effects = stages.run(
         "ablation",
         lambda: measure_ablation(
