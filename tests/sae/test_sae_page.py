@@ -998,6 +998,15 @@ def test_edges_of_a_complete_graph_leave_room_between_them(open_page, graphs):
 
 
 @browser_test
+def test_values_of_a_community_are_not_called_activations(open_page, data):
+    browser = open_page("#/community/5")
+    wait_for(browser, "return document.querySelector('.card .text-foot')")
+    top = max(next(c for c in data["communities"] if c["id"] == 5)["texts"][0]["values"])
+    foot = browser.find_element("css selector", ".card .text-foot").text
+    assert "of the largest activation, on average" in foot and f"{top:.3g}"[:4] in foot
+
+
+@browser_test
 def test_nodes_glide_to_the_places_that_they_have_without_motion(open_page):
     places = {}
     for motion in ("reduce", "no-preference"):
