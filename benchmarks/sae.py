@@ -12,7 +12,11 @@ seventh measure, the cosine of decoder directions, knows no tokens and is timed 
 Beside it stand, on fewer tokens, what one would write first: a dense torch product and a blocked scipy product, which make
 one sum of products over all pairs of features, a block of them at a time, and neither counts, measures nor lists. Then
 `relate` again on parts of the tokens and on rows of other lengths: its time is a constant, for the pairs of features,
-plus one that is linear in tokens and quadratic in the features active on a token. All figures are of one run.
+plus one that is linear in tokens and quadratic in the features active on a token. All figures are of one run; CPU seconds
+are of all processes and threads together, and suffer less where the machine has other things to do.
+
+Last come the communities of a graph of 12 layers with as many features each and a million edges, nearly all of them within
+communities of a thousand features.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from peak import Peak
@@ -38,6 +42,8 @@ from spiral_trl.sae.store import TOKEN, Rows, Store, feature_dtype, open_store, 
 
 # What the package means to keep on two cores, at the default sizes
 TARGET_RATE, TARGET_BYTES = 40_000, 2e9
+TARGET_COMMUNITIES = 5.0
+LAYERS, EDGES, COMMUNITY = 12, 1_000_000, 1024
 SHARD = 100_000
 # Upstream features of a block of the dense and of the scipy product
 DENSE_BLOCK, SCIPY_BLOCK = 2048, 512
@@ -85,19 +91,20 @@ def first_tokens(store: Store, tokens: int) -> Store:
     return Store(store.folder, store.about, store.shards[: -(-tokens // SHARD)])
 
 
-def timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+class Taken(NamedTuple):
+    """Seconds by the clock, and of all cores' time: that of this process and of children that have ended."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def timed(work: Callable[[], object]) -> Taken:
+    start, before = time.perf_counter(), os.times()
     work()
-    return time.perf_counter() - start
+    return Taken(time.perf_counter() - start, sum(os.times()[:4]) - sum(before[:4]))
 
 
-def time_relate(store: Store, folder: Path, processes: int, **settings: Any) -> dict[str, Any]:
-    with Peak() as peak:
-        seconds = timed(lambda: relate(store, folder, processes=processes, progress=False, **settings))
-    return {"tokens": store.num_tokens, "seconds": seconds, "peak_bytes": peak.bytes}
-
-
-def time_directions(store: Store, width: int, top_k: int, seed: int) -> float:
+def time_directions(store: Store, width: int, top_k: int, seed: int) -> Taken:
     from spiral_trl.sae.neighbours import decoder_neighbours, unit
 
     rng = np.random.default_rng(seed)
@@ -108,7 +115,7 @@ def time_directions(store: Store, width: int, top_k: int, seed: int) -> float:
     return timed(lambda: decoder_neighbours(unit(one), unit(other), (everything, everything), top_k))
 
 
-def time_torch(store: Store, tokens: int) -> float:
+def time_torch(store: Store, tokens: int) -> Taken:
     import torch
 
     def dense(layer: int) -> torch.Tensor:
@@ -128,7 +135,7 @@ def time_torch(store: Store, tokens: int) -> float:
     return timed(work)
 
 
-def time_scipy(store: Store, tokens: int) -> float:
+def time_scipy(store: Store, tokens: int) -> Taken:
     from scipy.sparse import csr_array
 
     def sparse(layer: int) -> csr_array:
@@ -145,6 +152,32 @@ def time_scipy(store: Store, tokens: int) -> float:
             across[start : start + SCIPY_BLOCK] @ down
 
     return timed(work)
+
+
+def time_communities(features: int, seed: int) -> dict[str, Any]:
+    from spiral_trl.sae.communities import adjusted_rand_index, communities
+
+    rng = np.random.default_rng(seed)
+    groups = max(1, features * LAYERS // COMMUNITY)
+    layer = rng.integers(LAYERS - 1, size=EDGES)
+    group = rng.integers(groups, size=EDGES)
+    other = np.where(rng.random(EDGES) < 0.03, rng.integers(groups, size=EDGES), group)
+    # Feature f of any layer is of community f modulo their number
+    up, down = (of + groups * rng.integers(features // groups, size=EDGES) for of in (group, other))
+    edges = {
+        "upstream_layer": layer,
+        "upstream": up,
+        "downstream_layer": layer + 1,
+        "downstream": down,
+        "pearson": rng.uniform(0.2, 0.6, EDGES),
+    }
+    few = {name: values[:100] for name, values in edges.items()}
+    communities(few, bootstraps=0)
+    start = time.perf_counter()
+    found = communities(edges, bootstraps=0)
+    seconds = time.perf_counter() - start
+    index = adjusted_rand_index(found.nodes[:, 1] % groups, found.membership)
+    return {"nodes": features * LAYERS, "edges": EDGES, "seconds": seconds, "adjusted_rand_index": index}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -179,17 +212,25 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     print(
         f"{options.features} features a layer, {options.l0} active on a token, rules absolute and relative (above "
         f"{RELATIVE} of the largest), {options.processes} processes, {os.cpu_count()} cores\n"
-        f"{'':34} {'tokens':>9} {'seconds':>8} {'tokens/s':>9} {'peak GB':>8}"
+        f"{'':34} {'tokens':>9} {'seconds':>8} {'tokens/s':>9} {'CPU s':>7} {'tokens/CPU s':>12} {'peak GB':>8}"
     )
 
-    def show(what: str, tokens: int, seconds: float, peak: int | None = None) -> None:
-        rows.append({"what": what, "tokens": tokens, "seconds": seconds, "rate": tokens / seconds, "peak_bytes": peak})
-        memory = "" if peak is None else f"{peak / 1e9:8.2f}"
-        print(f"{what:34} {tokens:9,} {seconds:8.2f} {tokens / seconds:9,.0f} {memory:>8}", flush=True)
+    def show(what: str, tokens: int, taken: Taken, peak: int | None = None) -> None:
+        rates = {"rate": tokens / taken.seconds, "cpu_rate": tokens / taken.cpu_seconds}
+        rows.append({"what": what, "tokens": tokens, **taken._asdict(), **rates, "peak_bytes": peak})
+        memory = "" if peak is None else f"{peak / 1e9:.2f}"
+        print(
+            f"{what:34} {tokens:9,} {taken.seconds:8.2f} {rates['rate']:9,.0f} {taken.cpu_seconds:7.2f} "
+            f"{rates['cpu_rate']:12,.0f} {memory:>8}",
+            flush=True,
+        )
 
     def show_relate(what: str, of: Store) -> None:
-        found = time_relate(of, folder / f"relations_{len(rows)}", options.processes)
-        show(what, found["tokens"], found["seconds"], found["peak_bytes"])
+        with Peak() as peak:
+            taken = timed(
+                lambda: relate(of, folder / f"relations_{len(rows)}", processes=options.processes, progress=False)
+            )
+        show(what, of.num_tokens, taken, peak.bytes)
 
     show_relate("relate", store)
     dense = min(options.dense_tokens, store.shards[0].num_tokens)
@@ -201,15 +242,22 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for l0 in (options.l0 // 2, 2 * options.l0):
         of = make_store(folder / f"l0_{l0}", options.features, l0, options.tokens // 4, options.seed)
         show_relate(f"relate, 1/4 of them, {l0} active", of)
-    seconds = time_directions(store, options.width, 16, options.seed)
+    taken = time_directions(store, options.width, 16, options.seed)
     print(
-        f"decoder cosine, width {options.width}, top 16 both ways: {seconds:.2f} s for the layer pair, whatever the tokens"
+        f"decoder cosine, width {options.width}, top 16 both ways: {taken.seconds:.2f} s, {taken.cpu_seconds:.2f} CPU s for "
+        "the layer pair, whatever the tokens"
+    )
+    clustered = time_communities(options.features, options.seed)
+    print(
+        f"communities of {clustered['nodes']:,} features and {EDGES:,} edges: {clustered['seconds']:.2f} s, adjusted Rand "
+        f"index with the planted ones {clustered['adjusted_rand_index']:.3f}"
     )
     fair = options.features == 24_576 and options.l0 == 50
     if fair:
         rate, peak = rows[0]["rate"], rows[0]["peak_bytes"]
         print(
-            f"targets: {rate:,.0f} of {TARGET_RATE:,} tokens/s, {peak / 1e9:.2f} of at most {TARGET_BYTES / 1e9:.0f} GB"
+            f"targets: {rate:,.0f} of {TARGET_RATE:,} tokens/s, {peak / 1e9:.2f} of at most {TARGET_BYTES / 1e9:.0f} GB, "
+            f"{clustered['seconds']:.1f} of at most {TARGET_COMMUNITIES:.0f} s"
         )
     return {
         "python": platform.python_version(),
@@ -219,7 +267,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "l0": options.l0,
         "processes": options.processes,
         "rows": rows,
-        "decoder_cosine_seconds": seconds,
+        "decoder_cosine": taken._asdict(),
+        "communities": clustered,
     }
 
 

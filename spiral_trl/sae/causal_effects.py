@@ -32,9 +32,10 @@ from .ablate import part_of
 from .activations import edited_residuals, read_residuals
 from .blocks import batches
 from .effect_summary import summarise
-from .kernels import RELATIVE, RULES, Features, feature_sums
+from .kernels import Features, feature_sums
 from .matching import matched_features
-from .pair_measures import MEASURES, joint_sums, pair_measures
+from .pair_measures import chosen_measures, joint_sums
+from .relations import MEASURES, RELATIVE, RULES
 from .store import Store, write_json
 
 
@@ -115,7 +116,7 @@ def measure_ablation(
         min_tokens (`int`, *optional*, defaults to `5`): Tokens read on which both features of a pair must fire for the
             pair to count.
         rule (`str`, *optional*, defaults to `"relative"`), relative (`float`, *optional*, defaults to `0.2`): Of the
-            measures that count tokens; see [`~spiral_trl.sae.pair_measures`].
+            measures that count tokens; see [`~spiral_trl.sae.relations`].
         batch_tokens (`int`, *optional*, defaults to `4096`): Tokens that the model reads at once.
         seed (`int`, *optional*, defaults to `0`): Of all draws.
         resume (`bool`, *optional*, defaults to `True`): Whether to go on with what is in the folder.
@@ -241,7 +242,7 @@ class _Pair:
         if not len(chosen):
             return
         joint = joint_sums(self.store, self.pair, chosen, self.up, self.down, self.settings["relative"])
-        measures = pair_measures(
+        measures = chosen_measures(
             joint,
             self.up,
             self.down,

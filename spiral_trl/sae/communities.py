@@ -110,7 +110,11 @@ def communities(
     tokens with both, with only the upstream and with only the downstream feature are drawn from Poisson distributions;
     measures of counts are worked out again, Pearson correlation and cosine are scaled by n11 / sqrt(n1 n2), as if each
     cell kept its mean activations. `decoder_cosine` has no sampling error, and published graphs carry no counts: there,
-    as many edges are drawn with replacement. Edges just below the threshold should be given too, as they may pass it.
+    as many edges are drawn with replacement. Edges below the threshold may come to pass it, those from a quarter of it on,
+    and should be given too.
+
+    Modularity has a limit of resolution (Fortunato and Barthelemy, 2007): of m edges, communities with fewer than about
+    sqrt(2 m / resolution) each are merged where any edges join them. Raise the resolution, or the threshold.
 
     Args:
         edges (`Mapping[str, np.ndarray]`): Columns `upstream_layer`, `upstream`, `downstream_layer`, `downstream` and the
@@ -131,6 +135,10 @@ def communities(
     """
     require_extra()
     _check(edges, measure, resolution, bootstraps, min_size, design_effect)
+    kept = may_pass(edges[measure], threshold)
+    if not kept.all():
+        design_effect = np.broadcast_to(design_effect, len(kept))[kept]
+        edges = {name: np.asarray(edges[name])[kept] for name in (*_ENDS, *_COUNTS, measure) if name in edges}
     ends = [np.asarray(edges[name]).astype(np.int64) for name in _ENDS]
     values = np.nan_to_num(np.asarray(edges[measure], dtype=np.float64))
     above = _above(values, threshold)
@@ -153,6 +161,8 @@ def communities(
             up[rows], down[rows], drawn, len(keys), resolution, seed + 1 + number, min_size=1
         )
         stability += _best_jaccard(membership, sizes, again, again_sizes) / bootstraps
+        # A node without an edge is a part by itself
+        again = np.where(again < 0, -1 - np.arange(len(again)), again)
         agreement[number] = adjusted_rand_index(membership[inside], again[inside])
     touched = np.zeros(len(keys), bool)
     touched[up[which]] = touched[down[which]] = True
@@ -184,11 +194,7 @@ def _check(
     for name in _ENDS:
         if name not in edges:
             raise UsageError(f"the edges have no column {name}")
-    if measure not in edges:
-        known = sorted(name for name in edges if name not in (*_ENDS, *_COUNTS) and not name.startswith("rank_"))
-        raise UsageError(
-            f"the edges have no measure {measure!r}; they have {', '.join(known)}{did_you_mean(measure, known)}"
-        )
+    check_measure(edges, measure)
     if resolution <= 0 or bootstraps < 0 or min_size < 1:
         raise UsageError(
             "resolution must be above 0, bootstraps at least 0 and min_size at least 1, not "
@@ -196,6 +202,24 @@ def _check(
         )
     if (np.asarray(design_effect) < 1).any():
         raise UsageError(f"a design effect is at least 1, not {np.min(design_effect)}")
+
+
+def check_measure(edges: Mapping[str, np.ndarray], measure: str) -> None:
+    """Refuses a measure that edges do not have.
+
+    Raises:
+        [`~spiral_trl.errors.UsageError`]: With those they have.
+    """
+    if measure not in edges:
+        known = sorted(name for name in edges if name not in (*_ENDS, *_COUNTS) and not name.startswith("rank_"))
+        raise UsageError(
+            f"the edges have no measure {measure!r}; they have {', '.join(known)}{did_you_mean(measure, known)}"
+        )
+
+
+def may_pass(values: np.ndarray, threshold: float) -> np.ndarray:
+    """Edges that [`communities`] takes in: those that pass the threshold, and those that may in a bootstrap."""
+    return np.nan_to_num(np.asarray(values, dtype=np.float64)) >= min(threshold, threshold / 4)
 
 
 def _above(values: np.ndarray, threshold: float) -> np.ndarray:

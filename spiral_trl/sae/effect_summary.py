@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .pair_measures import MEASURES
+from .relations import MEASURES
 
 
 _REPLICATES = 500

@@ -328,16 +328,19 @@ def _recount(
         slot[part] = np.arange(len(part))
         counts = np.zeros((len(part), len(count_up)), np.int32)
         for shard in store.shards:
-            arguments = []
-            for layer, limit in zip(layers, limits, strict=True):
-                rows = shard.rows(layer)
-                arguments += [
-                    rows.indptr,
-                    rows.feature,
-                    raw_values(rows.value),
-                    raw_limits(limit, rows.value.dtype),
-                ]
-            _count_with(*arguments, slot, counts)
+            up, down = (shard.rows(layer) for layer in layers)
+            _count_with(
+                up.indptr,
+                up.feature,
+                raw_values(up.value),
+                raw_limits(limits[0], up.value.dtype),
+                down.indptr,
+                down.feature,
+                raw_values(down.value),
+                raw_limits(limits[1], down.value.dtype),
+                slot,
+                counts,
+            )
         for feature, with_it in zip(part, counts, strict=True):
             least = threshold * np.minimum(count_up, count_down[feature])
             upstream = np.nonzero((with_it >= least) & (with_it > 0))[0]
@@ -370,11 +373,12 @@ def _triples(candidates: Candidates, threshold: float) -> Iterator[np.ndarray]:
 
 
 def _blocks(triples: np.ndarray, features: tuple[Features, Features], rule: str) -> Iterator[np.ndarray]:
-    """Triples in parts whose features have no more entries than memory is to hold, or of a single downstream feature."""
+    """Triples, of which there are some, in parts whose inputs have no more entries than memory is to hold, or of a single
+    downstream feature."""
     weights = active_counts(features[0], rule)
-    starts = np.nonzero(np.diff(triples[:, 2], prepend=-1))[0]
+    starts = np.nonzero(np.diff(triples[:, 2], prepend=-1))[0].tolist()
     begin, held, size = 0, np.zeros(len(weights), bool), 0
-    for start, end in zip(starts, np.append(starts, len(triples))[1:], strict=True):
+    for start, end in zip(starts, [*starts[1:], len(triples)], strict=True):
         upstream = np.unique(triples[start:end, :2])
         more = int(weights[upstream[~held[upstream]]].sum())
         if start > begin and size + more > _ENTRIES:

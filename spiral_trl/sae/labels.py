@@ -15,20 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
 
 from ..errors import UsageError, did_you_mean
 from .gates import Candidates, Gate, active_counts, find_gates, wilson_bounds
-from .kernels import RELATIVE, RULES, Features, transpose
+from .kernels import Features, transpose
+from .relation_files import store_fingerprint
+from .relations import RELATIVE, RULES, Relations
 from .store import Store
 from .twins import SAME_MEASURES, twins
-
-
-if TYPE_CHECKING:
-    from .relations import Relations
 
 
 LABELS = ("duplicate", "pass-through", "and", "or", "specialising", "none")
@@ -51,8 +48,8 @@ class LabelSettings:
         entropy_slack (`float`, *optional*, defaults to 0.1): The entropy of the tokens of the vocabulary it fires on may
             exceed the upstream feature's by so much, in nats.
         rule (`str`, *optional*, defaults to `"relative"`): When a feature is active, for everything but Pearson
-            correlation and cosine: as in the paper, above a share of its largest activation; or `"absolute"`, above 0.
-        relative (`float`, *optional*, defaults to 0.2): That share. The relations must have been made with the same.
+            correlation and cosine: as in the paper, above a share of its largest activation, which is that of the
+            relations; or `"absolute"`, above 0.
     """
 
     measure: str = "pearson"
@@ -62,7 +59,6 @@ class LabelSettings:
     max_density_ratio: float = 0.5
     entropy_slack: float = 0.1
     rule: str = "relative"
-    relative: float = RELATIVE
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("measure", self.measure, SAME_MEASURES), ("rule", self.rule, RULES)):
@@ -124,8 +120,14 @@ def label_features(
 
     Returns:
         `list[LayerLabels]`: One for each layer, ascending.
+
+    Raises:
+        [`~spiral_trl.errors.UsageError`]: If the relations are of other codes, were not made under the rule, or hold no
+            consecutive layers.
     """
     settings = settings or LabelSettings()
+    if relations.about["store"] != store_fingerprint(store):
+        raise UsageError(f"the relations in {relations.folder} are of other codes than those in {store.folder}")
     pairs = consecutive(relations.pairs)
     above = {down: up for up, down in pairs}
     layers = sorted({layer for pair in pairs for layer in pair})
@@ -156,14 +158,14 @@ def consecutive(pairs: object) -> list[tuple[int, int]]:
 def _label_layer(
     store: Store, relations: Relations, layer: int, upstream: LayerLabels | None, settings: LabelSettings
 ) -> LayerLabels:
-    features = _sums(relations, layer)
+    features, relative = _sums(relations, layer), relations.about["settings"]["relative"]
     count = active_counts(features, settings.rule)
     size = len(count)
-    entropy = token_entropies(store, layer, features, settings.rule, settings.relative)
+    entropy = token_entropies(store, layer, features, settings.rule, relative)
     label = np.full(size, "none", dtype="<U12")
     partner, second, twin = (np.full(size, -1) for _ in range(3))
     same, similarity = twins(
-        store, layer, features, settings.measure, settings.pass_threshold, settings.rule, settings.relative
+        store, layer, features, settings.measure, settings.pass_threshold, settings.rule, relative
     )
     for order in np.argsort(similarity, kind="stable"):
         one, other = same[order]
@@ -183,7 +185,7 @@ def _label_layer(
         settings.gate_threshold,
         settings.min_exclusive,
         settings.rule,
-        settings.relative,
+        relative,
     )
     for gate in gates:
         label[gate.feature] = gate.kind
@@ -250,12 +252,12 @@ def _specialises(
     """`(n,)`, bool: candidates of which the downstream feature is a specialised form.
 
     Subset relation: the lower end of the interval of P(up | down) reaches the threshold, and firings outside the subset
-    are at most half as frequent as chance would have them (of a feature that is nearly always active, everything is a
+    are less than half as frequent as chance would have them (of a feature that is nearly always active, everything is a
     subset). Density ratio n(down) / n(up) and token entropy as in the settings.
     """
     up, down = count_up[candidates.upstream], count_down[candidates.downstream]
     low, _ = wilson_bounds(candidates.both, down)
-    subset = (low >= settings.gate_threshold) & (1 - candidates.necessity <= 0.5 * (1 - up / num_tokens))
+    subset = (low >= settings.gate_threshold) & (1 - candidates.necessity < 0.5 * (1 - up / num_tokens))
     return subset & (down <= settings.max_density_ratio * up) & (wider <= settings.entropy_slack)
 
 

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .kernels import RELATIVE, Features
+from .coactivation import ACTIVATION_MEASURES, COUNT_MEASURES, PAIR, pair_measures, sides
+from .kernels import Features
+from .relations import MEASURES, RELATIVE
 from .store import Rows, Store
-
-
-MEASURES = ("pearson", "cosine", "jaccard", "sufficiency", "necessity", "mutual_information", "decoder_cosine")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +84,7 @@ def _rows(store: Store, pair: tuple[int, int]) -> Iterator[tuple[Rows, Rows]]:
         yield shard.rows(pair[0]), shard.rows(pair[1])
 
 
-def pair_measures(
+def chosen_measures(
     joint: Joint,
     up: Features,
     down: Features,
@@ -95,10 +94,8 @@ def pair_measures(
     down_directions: np.ndarray,
     rule: str = "absolute",
 ) -> dict[str, np.ndarray]:
-    """The measures of [`MEASURES`], each `(U, F)` float64; what does not exist is 0.
-
-    With counts n1, n2 and n11 of the rule: Jaccard n11 / (n1 + n2 - n11), sufficiency n11 / n1, necessity n11 / n2,
-    mutual information of the two events in nats. Pearson correlation and cosine are of the activations whatever the rule.
+    """The measures of [`~spiral_trl.sae.relations`], each `(U, F)`; 0 for features that never fire together, except for
+    the cosine of decoder directions.
 
     Args:
         joint ([`Joint`]): Of the chosen features.
@@ -107,46 +104,20 @@ def pair_measures(
         tokens (`int`): Tokens of the store.
         up_directions (`np.ndarray`): `(U, width)` decoder rows of the chosen ones.
         down_directions (`np.ndarray`): `(F, width)`.
-        rule (`str`, *optional*, defaults to `"absolute"`): Of the counts; or `"relative"`.
+        rule (`str`, *optional*, defaults to `"absolute"`): When a feature is active, for measures that count tokens; or
+            `"relative"`.
     """
-    absolute = rule == "absolute"
-    both = (joint.both if absolute else joint.both_relative).astype(np.float64)
-    one = (up.count if absolute else up.count_relative)[chosen][:, None].astype(np.float64)  # (U, 1)
-    other = (down.count if absolute else down.count_relative)[None].astype(np.float64)  # (1, F)
-    total, squares = up.total[chosen][:, None], up.total_squares[chosen][:, None]
-    covariance = tokens * joint.product - total * down.total
-    deviations = _deviation(tokens, total, squares) * _deviation(tokens, down.total[None], down.total_squares[None])
+    row, downstream = np.nonzero(joint.both)
+    pairs = np.zeros(len(row), PAIR)
+    pairs["both"], pairs["both_relative"] = joint.both[row, downstream], joint.both_relative[row, downstream]
+    pairs["product"] = joint.product[row, downstream]
+    values = pair_measures(
+        chosen[row], downstream, pairs, sides(up, tokens, 1), sides(down, tokens, 1), float(tokens), rule == "relative"
+    )
+    found = {name: np.zeros(joint.both.shape) for name in MEASURES}
+    for name, value in zip((*ACTIVATION_MEASURES, *COUNT_MEASURES), values, strict=True):
+        found[name][row, downstream] = value
     norms = np.linalg.norm(up_directions, axis=1)[:, None] * np.linalg.norm(down_directions, axis=1)
-    return {
-        "pearson": _ratio(covariance, deviations),
-        "cosine": _ratio(joint.product, np.sqrt(squares * down.total_squares)),
-        "jaccard": _ratio(both, one + other - both),
-        "sufficiency": _ratio(both, one + 0 * other),
-        "necessity": _ratio(both, other + 0 * one),
-        "mutual_information": _mutual_information(both, one, other, tokens),
-        "decoder_cosine": _ratio(up_directions.astype(np.float64) @ down_directions.astype(np.float64).T, norms),
-    }
-
-
-def _deviation(tokens: int, total: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    variance = tokens * squares - total**2
-    # Of a constant feature, rounding leaves a little
-    return np.sqrt(np.where(variance > 1e-12 * tokens * squares, variance, 0))
-
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    below = np.broadcast_to(below, above.shape)
-    return np.divide(above, below, out=np.zeros(above.shape), where=below > 0)
-
-
-def _mutual_information(both: np.ndarray, one: np.ndarray, other: np.ndarray, tokens: int) -> np.ndarray:
-    total = np.zeros(both.shape)
-    for cell, a, b in (
-        (both, one, other),
-        (one - both, one, tokens - other),
-        (other - both, tokens - one, other),
-        (tokens - one - other + both, tokens - one, tokens - other),
-    ):
-        ratio = _ratio(cell * tokens, a * b)
-        total += cell * np.log(np.where(ratio > 0, ratio, 1))
-    return np.maximum(total / tokens, 0)
+    product = up_directions @ down_directions.T
+    found["decoder_cosine"] = np.divide(product, norms, out=np.zeros(product.shape), where=norms > 0)
+    return found

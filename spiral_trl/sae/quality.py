@@ -116,9 +116,8 @@ def measure_quality(
     """Measures dictionaries on documents. Every token counts once and equally.
 
     Variances are those of the tokens that documents keep; cross-entropies those of the tokens predicted there, of games
-    the replies' alone. In games,
-    where a token before a document's `start` is one of an earlier document, the whole stream is spliced; in other texts,
-    where it is one that dictionaries do not read, the stream is left as it is before `start`.
+    the replies' alone. In games, where a token before a document's `start` is one of an earlier document, the whole stream
+    is spliced; in other texts, where it is one that dictionaries do not read, the stream is left as it is before `start`.
 
     The model runs once, and twice more for each layer.
 
@@ -212,11 +211,15 @@ def _zero(where: Tensor) -> Callable[[Tensor], Tensor]:
 def _cross_entropy(
     model: PreTrainedModel, batch: Batch, edits: Mapping[int, Callable[[Tensor], Tensor]]
 ) -> tuple[float, int]:
-    """Summed cross-entropy of the tokens after kept ones, and how many there are."""
+    """Summed cross-entropy of what is predicted after kept tokens, in games of the replies alone: a model is not asked to
+    foretell its prompts. And of how many tokens."""
     import torch
 
     with torch.no_grad(), evaluating(model), edited_residuals(model, edits):
         logits = model(**batch.inputs, use_cache=False).logits
     at = batch.kept[:, :-1] & batch.mask[:, 1:].bool()
+    for row, document in zip(at, batch.documents, strict=True):
+        if document.step >= 0 and document.reply is not None:
+            row[: document.reply - 1] = False
     loss = torch.nn.functional.cross_entropy(logits[:, :-1][at].float(), batch.ids[:, 1:][at], reduction="none")
     return float(loss.double().sum()), int(at.sum())

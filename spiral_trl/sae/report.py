@@ -133,6 +133,14 @@ def write_data(data: dict[str, Any], out: str | Path, site: bool | None = None) 
     return data
 
 
+# What became of a feature that disappears, by the verdict of [`~spiral_trl.sae.presence`]
+PRESENCE = {
+    "gone": "gone at layer {}",
+    "missed": "in the error of layer {}",
+    "rebuilt": "rebuilt by others at layer {}",
+}
+
+
 class _Builder:
     """Chooses what goes in, and writes it down."""
 
@@ -165,7 +173,7 @@ class _Builder:
         selection, limits = self.selection, self.limits
         self._check_wanted(wanted)
         selection.need(wanted)
-        for result in (*self.run.results.values(), self.run.presence):
+        for result in self.run.results.values():
             selection.need(mentioned(result))
         gates = [place for gate in self.run.graph.get("gates", []) for place in _gate_places(gate)]
         selection.offer(gates, int(_OF_GATES * limits.features))
@@ -282,6 +290,9 @@ class _Builder:
             own, *inputs = _gate_places(gate)
             names = " and ".join(f"{layer}/{feature}" for layer, feature in inputs)
             found.setdefault(own, []).append(f"{gate['kind'].upper()} of {names}")
+        for place, (after, verdict) in self.run.presence.get("verdicts", {}).items():
+            if verdict in PRESENCE:
+                found.setdefault(place, []).append(PRESENCE[verdict].format(after))
         table = self.run.labels
         for name in ("appears", "disappears"):
             if table is not None and name in table:

@@ -39,6 +39,7 @@ from .store import Store, write_json
 if TYPE_CHECKING:
     from ..players.language_model import LanguageModelPlayer
     from .dictionaries import Dictionary
+    from .graph import Graph
     from .relations import Relations
 
 # More features than this are shown in a folder of shards
@@ -76,9 +77,9 @@ class _Run(Inputs):
     def make(self) -> dict[str, Any]:
         store = self.codes("codes", self.after or self.before, self.report_dictionaries, self.documents_before)
         relations = self.relate(store)
-        self.graph(store, relations)
+        graph = self.graph(store, relations)
         self.quality(store)
-        self.presence()
+        self.presence(store, graph)
         self.ablation(store)
         if self.episodes_before is not None:
             self.game_features(store)
@@ -108,7 +109,7 @@ class _Run(Inputs):
                 processes=self.args.processes,
             )
 
-    def graph(self, store: Store, relations: Relations) -> None:
+    def graph(self, store: Store, relations: Relations) -> Graph:
         from .graph import CommunitySettings, build_graph
         from .labels import LabelSettings
 
@@ -123,6 +124,7 @@ class _Run(Inputs):
             )
         gates, groups = len(graph.gates), len(graph.communities["list"])
         self.summaries["graph"] = f"{gates} gates, {groups} communities"
+        return graph
 
     # ------------------------------------------------------------------------------------------------ model-based checks
 
@@ -144,7 +146,30 @@ class _Run(Inputs):
             }
         write_json(path, known)
 
-    def presence(self) -> None: ...
+    def presence(self, store: Store, graph: Graph) -> None:
+        """Whether features that disappear are gone, or missing from the next autoencoder alone."""
+        from .presence import measure_presence
+
+        lost = {layer: np.flatnonzero(graph.layer(layer)["disappears"]).tolist() for layer in store.layers[:-1]}
+        lost = {layer: features for layer, features in lost.items() if features}
+        if not lost:
+            return
+        with self.stage("features that disappear") as progress:
+            try:
+                measure_presence(
+                    self.after or self.before,
+                    self.report_dictionaries,
+                    store,
+                    self.documents_before,
+                    lost,
+                    self.folder,
+                    max_tokens=_MEASURED,
+                    seed=self.args.seed,
+                    progress=progress,
+                )
+            except UsageError as error:
+                # Too little was read for it; the rest of the report stands without
+                self.say(f"no features were looked for in the stream: {error}")
 
     def ablation(self, store: Store) -> None:
         """How well the measures predict causal effect."""

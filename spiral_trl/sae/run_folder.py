@@ -48,7 +48,8 @@ class Run:
         graph (`dict`): `graph.json`, or empty.
         labels (`DataFrame`, *optional*): `labels.parquet`.
         quality (`dict`): `quality.json`, or empty.
-        presence (`dict`): `presence.json`, or empty.
+        presence (`dict`): `presence.json`, or empty; with `verdicts`, for each feature that disappears (layer, feature) the
+            next layer and what became of it there.
         results (`dict`): `games`, `comparison` and `ablation`, each as its file has it or `None`.
     """
 
@@ -90,9 +91,24 @@ def open_run(folder: str | Path) -> Run:
         _read(folder / "graph.json") or {},
         pd.read_parquet(labels) if labels.exists() else None,
         _read(codes / "quality.json") or {},
-        _read(folder / "presence.json") or {},
+        _read_presence(folder),
         results,
     )
+
+
+def _read_presence(folder: Path) -> dict[str, Any]:
+    import pandas as pd
+
+    found = _read(folder / "presence.json")
+    if not found or not (folder / "presence.parquet").is_file():
+        return {}
+    table = pd.read_parquet(folder / "presence.parquet")
+    table = table[~table["control"].astype(bool)]
+    columns = [table[name].tolist() for name in ("layer", "feature", "next", "verdict")]
+    found["verdicts"] = {
+        (layer, feature): (after, verdict) for layer, feature, after, verdict in zip(*columns, strict=True)
+    }
+    return found
 
 
 def _of_these(comparison: dict[str, Any], store: Store) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from .kernels import Features, Postings, raw_limits, raw_values, transpose
+from .relations import RELATIVE
 from .store import Store, shard_bounds
 
 
@@ -73,7 +74,7 @@ def twins(
     measure: str = "pearson",
     threshold: float = 0.95,
     rule: str = "absolute",
-    relative: float = 0.2,
+    relative: float = RELATIVE,
     min_count: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of features of one layer whose measure reaches a threshold.

@@ -33,10 +33,11 @@ def documents():
     generator = torch.Generator().manual_seed(5)
     made = []
     for group, (length, start, step) in enumerate(
-        [(9, 0, -1), (14, 1, -1), (6, 0, 0), (13, 6, 1), (4, 3, 2), (5, 5, -1)]
+        [(9, 0, -1), (14, 1, -1), (6, 0, 0), (13, 6, 1), (4, 3, 2), (5, 5, -1), (12, 2, 3)]
     ):
         ids = tuple(torch.randint(2, 20, (length,), generator=generator).tolist())
-        made.append(Document(ids, group, start=start, step=step))
+        # The last is of a game, and its reply begins at 7: its first token is predicted at 6
+        made.append(Document(ids, group, start=start, step=step, reply=7 if step == 3 else None))
     return made
 
 
@@ -85,7 +86,8 @@ def by_hand(model, one, layer, documents):
                     logits = model(ids).logits[0]
             finally:
                 hook.remove()
-            for place in range(document.start, len(document.ids) - 1):
+            begin_reply = 0 if document.reply is None else document.reply - 1
+            for place in range(max(document.start, begin_reply), len(document.ids) - 1):
                 totals[kind] -= float(torch.log_softmax(logits[place].double(), -1)[ids[0, place + 1]])
                 predictions += kind == "clean"
     streams, codes = torch.cat(kept).double(), torch.cat(codes)
@@ -108,7 +110,7 @@ def test_quality_equals_sums_by_hand(model, documents, batch_tokens):
     for layer, one in dictionaries.items():
         expected = by_hand(model, one, layer, documents)
         assert found[layer].to_dict() == pytest.approx({"layer": layer, **expected}, rel=1e-4)
-    assert expected["predictions"] == 8 + 12 + 5 + 6 + 0 + 0
+    assert expected["predictions"] == 8 + 12 + 5 + 6 + 0 + 0 + 5
 
 
 def test_a_perfect_dictionary_recovers_all_and_an_empty_one_some(model, documents):

@@ -638,6 +638,10 @@ def test_findings_of_any_form_are_shown(open_page, tmp_path):
     }  # fmt: skip
     write_page(data, tmp_path / "page.html")
     browser = open_page("#/compare", path=tmp_path / "page.html")
+    # Tables say it all; the rest is folded until it is asked for
+    assert "The dictionary transfers." not in browser.find_element("id", "main").text
+    browser.find_element("css selector", "#main details summary").click()
+    wait_for(browser, "return document.querySelectorAll('#main details div').length > 0")
     text = browser.find_element("id", "main").text
     for part in (
         "Nothing is beyond noise.\nThe control agrees.",
@@ -648,7 +652,7 @@ def test_findings_of_any_form_are_shown(open_page, tmp_path):
         "0.50 [0.25, 0.75]",
     ):
         assert part in text
-    assert text.index("Gate") < text.index("Many") < text.index("Floor")
+    assert text.index("Many") < text.index("Gate") < text.index("Floor")
     assert browser.find_element("css selector", "table a[href='#/1/1']").is_displayed()
     assert "n39" not in text
     next(b for b in browser.find_elements("css selector", "#main button") if b.text == "Show all 41 rows").click()
