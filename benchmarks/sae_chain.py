@@ -157,7 +157,7 @@ def measure(options: argparse.Namespace, folder: Path, page: Path) -> dict[str, 
     from spiral_trl.sae.dictionaries import load_dictionaries
     from spiral_trl.sae.documents import text_documents
     from spiral_trl.sae.effect_words import describe_effects
-    from spiral_trl.sae.graph import build_graph
+    from spiral_trl.sae.graph import CommunitySettings, build_graph
     from spiral_trl.sae.quality import measure_quality
     from spiral_trl.sae.relations import relate
     from spiral_trl.sae.report import write_report
@@ -205,7 +205,14 @@ def measure(options: argparse.Namespace, folder: Path, page: Path) -> dict[str, 
         ),
     )
     graph = stages.run(
-        "labels, flow and communities", lambda: build_graph(store, relations, folder, flow_threshold=FLOW)
+        "labels, flow and communities",
+        lambda: build_graph(
+            store,
+            relations,
+            folder,
+            flow_threshold=FLOW,
+            community=CommunitySettings(bootstraps=options.bootstraps),
+        ),
     )
     effects = stages.run(
         "ablation",
@@ -242,7 +249,10 @@ def measure(options: argparse.Namespace, folder: Path, page: Path) -> dict[str, 
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
-        **{name: getattr(options, name) for name in ("layers", "features", "width", "vocabulary", "active")},
+        **{
+            name: getattr(options, name)
+            for name in ("layers", "features", "width", "vocabulary", "active", "bootstraps")
+        },
         "tokens": store.num_tokens,
         "processes": options.processes,
         "stages": stages.rows,
@@ -265,6 +275,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--vocabulary", type=int, default=50_257, help="tokens that there are (default: 50257)")
     parser.add_argument("--tokens", type=int, default=20_480, help="tokens read (default: 20480)")
     parser.add_argument("--quality-tokens", type=int, default=512, help="of the quality (default: 512)")
+    parser.add_argument("--bootstraps", type=int, default=5, help="of the communities' stability (default: 5)")
     parser.add_argument("--ablated", type=int, default=2, help="features ablated in each layer (default: 2)")
     parser.add_argument("--shown", type=int, default=2000, help="features of the page (default: 2000)")
     parser.add_argument("--processes", type=int, default=2, help="processes of the relations (default: 2)")
