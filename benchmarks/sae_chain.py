@@ -40,6 +40,8 @@ Result = TypeVar("Result")
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 # Tokens of a text, topics that texts are about, and words of a topic
 TEXT, TOPICS, OF_TOPIC = 128, 64, 40
+# Correlation at which a feature passes on, the paper's first: a random model's streams change much from block to block
+FLOW = 0.4
 # The model looks back as far as GPT-2
 POSITIONS = 1024
 
@@ -155,7 +157,7 @@ def measure(options: argparse.Namespace, folder: Path, page: Path) -> dict[str, 
     from spiral_trl.sae.dictionaries import load_dictionaries
     from spiral_trl.sae.documents import text_documents
     from spiral_trl.sae.effect_words import describe_effects
-    from spiral_trl.sae.graph import build_graph
+    from spiral_trl.sae.graph import CommunitySettings, build_graph
     from spiral_trl.sae.quality import measure_quality
     from spiral_trl.sae.relations import relate
     from spiral_trl.sae.report import write_report
@@ -165,7 +167,7 @@ def measure(options: argparse.Namespace, folder: Path, page: Path) -> dict[str, 
     stages = Stages()
     tokenizer = make_tokenizer(options.vocabulary)
     texts = make_texts(options.vocabulary, options.tokens, options.seed)
-    documents = list(text_documents(texts, tokenizer, max_tokens=TEXT))
+    documents = list(text_documents(texts, tokenizer, max_tokens=TEXT, bos=False))
     model = make_model(options.layers, options.width, options.vocabulary, options.seed)
     saved = folder / "dictionaries"
     stages.run(
@@ -202,7 +204,16 @@ def measure(options: argparse.Namespace, folder: Path, page: Path) -> dict[str, 
             store, folder / "relations", directions=directions, processes=options.processes, progress=False
         ),
     )
-    graph = stages.run("labels, flow and communities", lambda: build_graph(store, relations, folder))
+    graph = stages.run(
+        "labels, flow and communities",
+        lambda: build_graph(
+            store,
+            relations,
+            folder,
+            flow_threshold=FLOW,
+            community=CommunitySettings(bootstraps=options.bootstraps),
+        ),
+    )
     effects = stages.run(
         "ablation",
         lambda: measure_ablation(
@@ -238,7 +249,10 @@ def measure(options: argparse.Namespace, folder: Path, page: Path) -> dict[str, 
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
-        **{name: getattr(options, name) for name in ("layers", "features", "width", "vocabulary", "active")},
+        **{
+            name: getattr(options, name)
+            for name in ("layers", "features", "width", "vocabulary", "active", "bootstraps")
+        },
         "tokens": store.num_tokens,
         "processes": options.processes,
         "stages": stages.rows,
@@ -261,6 +275,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--vocabulary", type=int, default=50_257, help="tokens that there are (default: 50257)")
     parser.add_argument("--tokens", type=int, default=20_480, help="tokens read (default: 20480)")
     parser.add_argument("--quality-tokens", type=int, default=512, help="of the quality (default: 512)")
+    parser.add_argument("--bootstraps", type=int, default=5, help="of the communities' stability (default: 5)")
     parser.add_argument("--ablated", type=int, default=2, help="features ablated in each layer (default: 2)")
     parser.add_argument("--shown", type=int, default=2000, help="features of the page (default: 2000)")
     parser.add_argument("--processes", type=int, default=2, help="processes of the relations (default: 2)")

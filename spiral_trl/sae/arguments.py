@@ -147,7 +147,7 @@ class SAEReportArguments:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise UsageError(f"{name} has to be at least {low}, not {value}")
-        if None not in (self.num_features, self.active_features) and self.active_features > self.num_features:
+        if self.num_features is not None and (self.active_features or 0) > self.num_features:
             raise UsageError(f"active_features={self.active_features}, but there are {self.num_features} features")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise UsageError(f"learning_rate has to be above 0, not {self.learning_rate}")

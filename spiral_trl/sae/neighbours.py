@@ -240,10 +240,12 @@ def decoder_neighbours(
         [`~spiral_trl.sae.top_lists.as_key`].
     """
     rows, columns = Lists(len(up), 1, top_k), Lists(len(down), 1, top_k)
+    low = up.astype(np.float32), down.astype(np.float32)
+    # Rounding of the vectors, and of a sum of so many products of vectors of length 1
+    error = (up.shape[1] + 4) * 2.0**-24
     for first in range(0, len(up), _BLOCK):
-        products = up[first : first + _BLOCK] @ down.T
-        products[~eligible[0][first : first + _BLOCK]] = 0
-        offer_block(first, products, eligible[1], rows.arrays, columns.arrays)
+        products = low[0][first : first + _BLOCK] @ low[1].T
+        offer_block(first, products, error, (up, down), eligible, rows.arrays, columns.arrays)
     return rows.keys[:, 0], columns.keys[:, 0]
 
 

@@ -237,9 +237,12 @@ def _edges(data: Mapping[str, Any]) -> tuple[str, int]:
     if wrong is not None:
         raise UsageError(f"edge {wrong[0]} to {wrong[1]} has {len(wrong[2])} values for {len(measures)} measures")
     values = np.array([row[2] for row in rows], dtype=np.float32).reshape(-1, len(measures))
-    # Twelve of the mantissa's bits are more than the page shows; zeros in the others compress.
+    # Of most values twelve bits of the mantissa give the three decimals that the page shows; zeros in the others compress
     bits = values.view(np.uint32)
-    rounded = np.where(np.isfinite(values), (bits + np.uint32(0x400)) & np.uint32(0xFFFFF800), np.uint32(0x7FC00000))
+    short = (bits + np.uint32(0x400)) & np.uint32(0xFFFFF800)
+    with np.errstate(invalid="ignore"):
+        same = np.round(short.view(np.float32).astype(np.float64), 3) == np.round(values.astype(np.float64), 3)
+    rounded = np.where(np.isfinite(values), np.where(same, short, bits), np.uint32(0x7FC00000))
     columns = [*ends.T.astype("<i4"), *rounded.astype("<u4").T]
     return _packed(b"".join(np.ascontiguousarray(column).tobytes() for column in columns)), len(rows)
 

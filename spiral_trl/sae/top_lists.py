@@ -87,16 +87,21 @@ class Lists:
 def offer_block(
     first: int,
     products: np.ndarray,
-    eligible: np.ndarray,
+    error: float,
+    vectors: tuple[np.ndarray, np.ndarray],
+    eligible: tuple[np.ndarray, np.ndarray],
     rows: tuple[np.ndarray, ...],
     columns: tuple[np.ndarray, ...],
 ) -> None:
-    """Offers every element of a dense block to the first lists of its row and of its column.
+    """Offers the products of vectors to the first lists of their rows and columns. Which may come into a list is seen from
+    a block of them in low precision, and only these are computed exactly.
 
     Args:
         first (`int`): The feature of the block's first row.
-        products (`np.ndarray`): `(rows, features)`, float64.
-        eligible (`np.ndarray`): `(features,)`, bool: the columns that count.
+        products (`np.ndarray`): `(rows, features)`, float32.
+        error (`float`): What a product may be wrong by.
+        vectors (`tuple[np.ndarray, np.ndarray]`): `(features, width)`, float64, of the rows and of the columns.
+        eligible (`tuple[np.ndarray, np.ndarray]`): `(features,)`, bool: the rows and the columns that count.
         rows, columns (`tuple[np.ndarray, ...]`): `arrays` of [`Lists`].
     """
     row_keys, row_places, _, row_reach = rows
@@ -104,10 +109,13 @@ def offer_block(
     last = row_keys.shape[2] - 1
     for row in range(products.shape[0]):
         feature = first + row
+        if not eligible[0][feature]:
+            continue
         for column in range(products.shape[1]):
-            value = np.float32(products[row, column])
-            if (value < row_reach[feature, 0] and value < column_reach[column, 0]) or not eligible[column]:
+            most = products[row, column] + error
+            if (most < row_reach[feature, 0] and most < column_reach[column, 0]) or not eligible[1][column]:
                 continue
+            value = np.float32(np.dot(vectors[0][feature], vectors[1][column]))
             key = as_key(value, column)
             if value >= row_reach[feature, 0] and key > row_keys[feature, 0, last]:
                 _, row_reach[feature, 0] = insert(row_keys, row_places, feature, 0, key)

@@ -60,6 +60,16 @@ def test_the_parts_hold_the_report(data, pages):
     assert core["features"]["explanation"][30] == data["features"][30]["explanation"]
 
 
+def test_values_keep_the_decimals_that_are_shown(tmp_path):
+    # Cut to twelve bits, the first would be shown as 0.974
+    wanted = [0.9734533429145813, 0.2, -0.34349998, 0.0625, *np.random.default_rng(0).uniform(-1, 1, 2000).tolist()]
+    data = {**make_report(layers=2, width=4), "edges": [[0, 5, [value] * len(MEASURES)] for value in wanted]}
+    write_page(data, tmp_path / "page.html")
+    kept = np.frombuffer(parts_of(tmp_path / "page.html")["edges"], "<f4", len(wanted), offset=8 * len(wanted))
+    assert [f"{value:.3f}" for value in kept] == [f"{value:.3f}" for value in np.float32(wanted)]
+    assert np.mean((kept.view(np.uint32) & 0x7FF) == 0) > 0.8
+
+
 def test_no_text_of_a_model_stands_in_the_file(tmp_path):
     data = make_report(layers=2, width=6)
     data["title"] = HOSTILE
@@ -999,6 +1009,15 @@ def test_edges_of_a_complete_graph_leave_room_between_them(open_page, graphs):
     time.sleep(0.2)
     ends = sorted(range(3, 11), key=lambda i: browser.execute_script("return report.graph.place(arguments[0])[0]", i))
     assert 0.1 < browser.execute_script(PAINTED, ends[0], ends[-1], 11) < 0.9
+
+
+@browser_test
+def test_values_of_a_community_are_not_called_activations(open_page, data):
+    browser = open_page("#/community/5")
+    wait_for(browser, "return document.querySelector('.card .text-foot')")
+    top = max(next(c for c in data["communities"] if c["id"] == 5)["texts"][0]["values"])
+    foot = browser.find_element("css selector", ".card .text-foot").text
+    assert "of the largest activation, on average" in foot and f"{top:.3g}"[:4] in foot
 
 
 @browser_test
