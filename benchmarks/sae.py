@@ -12,7 +12,8 @@ seventh measure, the cosine of decoder directions, knows no tokens and is timed 
 Beside it stand, on fewer tokens, what one would write first: a dense torch product and a blocked scipy product, which make
 one sum of products over all pairs of features, a block of them at a time, and neither counts, measures nor lists. Then
 `relate` again on parts of the tokens and on rows of other lengths: its time is a constant, for the pairs of features,
-plus one that is linear in tokens and quadratic in the features active on a token. All figures are of one run.
+plus one that is linear in tokens and quadratic in the features active on a token. All figures are of one run; CPU seconds
+are of all processes and threads together, and suffer less where the machine has other things to do.
 
 Last come the communities of a graph of 12 layers with as many features each and a million edges, nearly all of them within
 communities of a thousand features.
@@ -26,14 +27,13 @@ import os
 import platform
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
+from peak import Peak
 
 from spiral_trl.errors import UsageError, run_main
 from spiral_trl.sae.relations import RELATIVE, relate
@@ -91,47 +91,20 @@ def first_tokens(store: Store, tokens: int) -> Store:
     return Store(store.folder, store.about, store.shards[: -(-tokens // SHARD)])
 
 
-class Peak(threading.Thread):
-    """The most memory that this process and its children take while it runs."""
+class Taken(NamedTuple):
+    """Seconds by the clock, and of all cores' time: that of this process and of children that have ended."""
 
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.bytes, self._over = 0, threading.Event()
-
-    def run(self) -> None:
-        own = psutil.Process()
-        while not self._over.wait(0.25):
-            taken = 0
-            for process in [own, *own.children(recursive=True)]:
-                try:
-                    memory = process.memory_full_info()
-                    taken += getattr(memory, "pss", memory.uss)
-                except psutil.Error:
-                    pass
-            self.bytes = max(self.bytes, taken)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self.join()
+    seconds: float
+    cpu_seconds: float
 
 
-def timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def timed(work: Callable[[], object]) -> Taken:
+    start, before = time.perf_counter(), os.times()
     work()
-    return time.perf_counter() - start
+    return Taken(time.perf_counter() - start, sum(os.times()[:4]) - sum(before[:4]))
 
 
-def time_relate(store: Store, folder: Path, processes: int, **settings: Any) -> dict[str, Any]:
-    with Peak() as peak:
-        seconds = timed(lambda: relate(store, folder, processes=processes, progress=False, **settings))
-    return {"tokens": store.num_tokens, "seconds": seconds, "peak_bytes": peak.bytes}
-
-
-def time_directions(store: Store, width: int, top_k: int, seed: int) -> float:
+def time_directions(store: Store, width: int, top_k: int, seed: int) -> Taken:
     from spiral_trl.sae.neighbours import decoder_neighbours, unit
 
     rng = np.random.default_rng(seed)
@@ -142,7 +115,7 @@ def time_directions(store: Store, width: int, top_k: int, seed: int) -> float:
     return timed(lambda: decoder_neighbours(unit(one), unit(other), (everything, everything), top_k))
 
 
-def time_torch(store: Store, tokens: int) -> float:
+def time_torch(store: Store, tokens: int) -> Taken:
     import torch
 
     def dense(layer: int) -> torch.Tensor:
@@ -162,7 +135,7 @@ def time_torch(store: Store, tokens: int) -> float:
     return timed(work)
 
 
-def time_scipy(store: Store, tokens: int) -> float:
+def time_scipy(store: Store, tokens: int) -> Taken:
     from scipy.sparse import csr_array
 
     def sparse(layer: int) -> csr_array:
@@ -239,17 +212,25 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     print(
         f"{options.features} features a layer, {options.l0} active on a token, rules absolute and relative (above "
         f"{RELATIVE} of the largest), {options.processes} processes, {os.cpu_count()} cores\n"
-        f"{'':34} {'tokens':>9} {'seconds':>8} {'tokens/s':>9} {'peak GB':>8}"
+        f"{'':34} {'tokens':>9} {'seconds':>8} {'tokens/s':>9} {'CPU s':>7} {'tokens/CPU s':>12} {'peak GB':>8}"
     )
 
-    def show(what: str, tokens: int, seconds: float, peak: int | None = None) -> None:
-        rows.append({"what": what, "tokens": tokens, "seconds": seconds, "rate": tokens / seconds, "peak_bytes": peak})
-        memory = "" if peak is None else f"{peak / 1e9:8.2f}"
-        print(f"{what:34} {tokens:9,} {seconds:8.2f} {tokens / seconds:9,.0f} {memory:>8}", flush=True)
+    def show(what: str, tokens: int, taken: Taken, peak: int | None = None) -> None:
+        rates = {"rate": tokens / taken.seconds, "cpu_rate": tokens / taken.cpu_seconds}
+        rows.append({"what": what, "tokens": tokens, **taken._asdict(), **rates, "peak_bytes": peak})
+        memory = "" if peak is None else f"{peak / 1e9:.2f}"
+        print(
+            f"{what:34} {tokens:9,} {taken.seconds:8.2f} {rates['rate']:9,.0f} {taken.cpu_seconds:7.2f} "
+            f"{rates['cpu_rate']:12,.0f} {memory:>8}",
+            flush=True,
+        )
 
     def show_relate(what: str, of: Store) -> None:
-        found = time_relate(of, folder / f"relations_{len(rows)}", options.processes)
-        show(what, found["tokens"], found["seconds"], found["peak_bytes"])
+        with Peak() as peak:
+            taken = timed(
+                lambda: relate(of, folder / f"relations_{len(rows)}", processes=options.processes, progress=False)
+            )
+        show(what, of.num_tokens, taken, peak.bytes)
 
     show_relate("relate", store)
     dense = min(options.dense_tokens, store.shards[0].num_tokens)
@@ -261,9 +242,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for l0 in (options.l0 // 2, 2 * options.l0):
         of = make_store(folder / f"l0_{l0}", options.features, l0, options.tokens // 4, options.seed)
         show_relate(f"relate, 1/4 of them, {l0} active", of)
-    seconds = time_directions(store, options.width, 16, options.seed)
+    taken = time_directions(store, options.width, 16, options.seed)
     print(
-        f"decoder cosine, width {options.width}, top 16 both ways: {seconds:.2f} s for the layer pair, whatever the tokens"
+        f"decoder cosine, width {options.width}, top 16 both ways: {taken.seconds:.2f} s, {taken.cpu_seconds:.2f} CPU s for "
+        "the layer pair, whatever the tokens"
     )
     clustered = time_communities(options.features, options.seed)
     print(
@@ -285,7 +267,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "l0": options.l0,
         "processes": options.processes,
         "rows": rows,
-        "decoder_cosine_seconds": seconds,
+        "decoder_cosine": taken._asdict(),
         "communities": clustered,
     }
 

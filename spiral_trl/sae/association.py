@@ -1,15 +1,17 @@
 r"""How strongly activations depend on a variable, when only games are independent of each other.
 
-With `a_s` the activation of a feature at step `s`, `x_s` the variable there as `K` columns (an indicator for each level
-but one, or the number itself), and bars for means over steps:
+With `a_s` the activation of a feature at step `s`, less its mean, and `x_s` the variable there, less its mean: the number
+itself, or the indicator of one level:
 
 - **effect**: the share of the variance of `a` that the variable explains, from 0 to 1: the correlation ratio
-  `\eta^2 = \sum_k n_k (\bar a_k - \bar a)^2 / \sum_s (a_s - \bar a)^2` of a categorical variable, the square of Pearson's
+  `\eta^2 = \sum_k n_k \bar a_k^2 / \sum_s a_s^2` over the levels `k` of a categorical variable, the square of Pearson's
   correlation for a number;
-- **p**: of the score test that the variable explains nothing, with the variance of the score summed over games `g`
-  (Liang and Zeger, 1986): `U_g = \sum_{s \in g} (x_s - \bar x)(a_s - \bar a)`, `S = \sum_g U_g`,
-  `S^T (\sum_g U_g U_g^T)^{-1} S ~ \chi^2_K`. With effects this large the statistic stays below the number of games
-  in which the feature fires or does not as the variable has it, so that few games never overrate a feature.
+- **p**: of the score `S = \sum_g U_g`, `U_g = \sum_{s \in g} x_s a_s` over games `g`, against 0: `S^2 / V ~ \chi^2_1`. `V` is
+  the larger of two variances. `\sum_g U_g^2` is what was seen (Liang and Zeger, 1986); where a feature fires in few
+  games it may be small by chance. `\sigma^2 \sum_g ((1 - \rho) \sum_{s \in g} a_s^2 + \rho (\sum_{s \in g} a_s)^2)` is what
+  there would be if `x`, of variance `\sigma^2` and correlation `\rho` between steps of a game, knew nothing of `a`; where a
+  level is rare it may be too small. Of the tests of all levels the smallest p counts, times their number (Bonferroni);
+  two levels are one test.
 
 Axes: `n` steps, sorted by game, `F` features, `G` games, `K` columns of the variable, `B` replicates.
 """
@@ -131,27 +133,29 @@ def score_test(design: Design, codes: csc_array) -> np.ndarray:
     """
     from scipy.special import chdtrc
 
-    columns = design.columns[:, 1:] if design.categorical else design.columns
+    # Two levels mirror each other
+    columns = design.columns[:, 1:] if len(design.levels) == 2 else design.columns
     columns = columns - columns.mean(0)
-    degrees = columns.shape[1]
     starts = np.flatnonzero(np.diff(design.game, prepend=-1))
+    sizes = np.diff(starts, append=len(columns))
+    spread = (columns**2).mean(0)
+    pairs = max(1, int((sizes * (sizes - 1)).sum()))
+    together = np.add.reduceat(columns, starts, axis=0)
+    # (K,) correlation between two steps of a game
+    alike = ((together**2).sum(0) - (columns**2).sum(0)) / pairs / np.maximum(spread, np.finfo(float).tiny)
     p = np.ones(codes.shape[1])
-    part = max(1, _CHUNK // max(1, len(columns) * degrees))
+    part = max(1, _CHUNK // columns.size)
     for start in range(0, codes.shape[1], part):
         dense = codes[:, start : start + part].toarray()  # (n, f)
-        dense = dense - dense.mean(0)
+        squares = (dense**2).sum(0)
+        dense -= dense.mean(0)
         score = np.add.reduceat(columns[:, :, None] * dense[:, None, :], starts, axis=0)  # (G, K, f)
-        by_feature = score.transpose(2, 1, 0)  # (f, K, G)
-        variance = by_feature @ by_feature.transpose(0, 2, 1)  # (f, K, K)
-        trace = np.trace(variance, axis1=1, axis2=2)
-        there = trace > 1e-12 * (dense**2).sum(0) * (columns**2).sum() / max(1, len(columns))
-        if not there.any():
-            continue
-        sums = by_feature.sum(2)[there]  # (f, K)
-        # What levels share exactly needs no direction of its own
-        ridge = 1e-9 * trace[there, None, None] * np.eye(degrees)
-        solved = np.linalg.solve(variance[there] + ridge, sums[:, :, None])[:, :, 0]
-        p[start : start + part][there] = chdtrc(degrees, (sums * solved).sum(1))
+        within, of_games = (dense**2).sum(0), (np.add.reduceat(dense, starts, axis=0) ** 2).sum(0)
+        expected = spread[:, None] * ((1 - alike)[:, None] * within + alike[:, None] * of_games)  # (K, f)
+        variance = np.maximum((score**2).sum(0), expected)
+        there = within > 1e-9 * squares
+        statistic = score.sum(0)[:, there] ** 2 / np.maximum(variance[:, there], np.finfo(float).tiny)
+        p[start : start + part][there] = np.minimum(1.0, columns.shape[1] * chdtrc(1, statistic).min(0))
     return p
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .compare import Comparison, compare
+from .selection import without_links
 from .store import Store, write_json
 
 
@@ -86,12 +87,16 @@ def compare_before_after(
             found = compared.compare(place, causal(changed, compared.same_text[1]), progress)
         prefix = f"By autoencoders {words}: " if shared is not None else ""
         told["summary"] = " ".join(filter(None, [told["summary"], prefix + found.data["summary"]]))
-        told["tables"] += [{**table, "title": prefix + table["title"]} for table in found.data["tables"]]
+        tables = found.data["tables"]
+        if not last:
+            # The page shows the other autoencoders' features, and a link would lead to one of these
+            tables = without_links(tables, "feature", "layer and feature, of the model before")
+        told["tables"] += [{**table, "title": prefix + table["title"]} for table in tables]
         told[name] = found.data
     if shared is None:
         told = dict(told["before"])
     else:
-        told["gate"] = told["before"]["gate"]
+        told |= {name: told["before"][name] for name in ("version", "gate")}
     write_json(folder / "comparison.json", told)
     return told
 

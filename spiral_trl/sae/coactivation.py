@@ -192,6 +192,23 @@ def mutual_information(both: Any, one: float, other: float, tokens: float) -> fl
 
 
 @njit(cache=True, error_model="numpy")
+def information_bound(both: Any, one: float, other: float, tokens: float) -> np.float32:
+    """A number that [`mutual_information`] is not above, and for rare events not far below, without a logarithm.
+
+    The joint cell's logarithm is the exponent of two and, for the rest, a chord raised to be a tangent; those of the
+    three other cells, which are near 1, stay below the tangent in 1. Where `both` is 0 there is no bound.
+    """
+    off = both * tokens - one * other
+    not_one, not_other = tokens - one, tokens - other
+    bits = np.float64(both * tokens / (one * other)).view(np.int64)
+    rest = np.int64((bits & 0xFFFFFFFFFFFFF) | 0x3FF0000000000000).view(np.float64)
+    total = both * ((bits >> 52) - 1023 + rest - 0.91392) * np.log(2.0)
+    neither = not_one - (other - both)
+    cells = neither / (not_one * not_other) - (one - both) / (one * not_other) - (other - both) / (not_one * other)
+    return np.float32((total + off * cells) / tokens * 1.00001)
+
+
+@njit(cache=True, error_model="numpy")
 def pearson(one: Any, other: Any, product: float, tokens: float) -> float:
     """Correlation of two features with records of [`SIDE`] and the sum of the products of their activations."""
     return (tokens * product - one.total * other.total) * (one.deviation * other.deviation)
@@ -330,8 +347,8 @@ def _relate_rows(
                     values[6] = both_relative / (one.count_relative + two.count_relative - both_relative)
                     values[7] = both_relative / one.count_relative
                     values[8] = both_relative / two.count_relative
-                    # Not yet mutual information, but the square of phi, which is never below it (the logarithm is
-                    # concave); a little more, for rounding
+                    # Not yet mutual information, but the square of phi, which is not below it (the logarithm is concave);
+                    # a little more, for rounding
                     off = both * tokens - one.count * two.count
                     values[5] = off * off * (one.spread * two.spread) * 1.00001
                     off = both_relative * tokens - one.count_relative * two.count_relative
@@ -342,12 +359,14 @@ def _relate_rows(
                         value = values[which]
                         if value < row_reach[own, which] and value < column_reach[column, which]:
                             continue
-                        if which == 5:
-                            value = np.float32(mutual_information(both, one.count, two.count, tokens))
-                        elif which == 9:
-                            value = np.float32(
-                                mutual_information(both_relative, one.count_relative, two.count_relative, tokens)
-                            )
+                        if which == 5 or which == 9:
+                            joint_count, count, other = both, one.count, two.count
+                            if which == 9:
+                                joint_count, count, other = both_relative, one.count_relative, two.count_relative
+                            value = information_bound(joint_count, count, other, tokens)
+                            if value < row_reach[own, which] and value < column_reach[column, which]:
+                                continue
+                            value = np.float32(mutual_information(joint_count, count, other, tokens))
                         key = as_key(value, column)
                         if value >= row_reach[own, which] and key > row_keys[own, which, last]:
                             place, row_reach[own, which] = insert(row_keys, row_places, own, which, key)

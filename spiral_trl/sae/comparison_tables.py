@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .discoveries import OF_LENGTH
+from .effect_words import play_summary, play_table
 from .gate import QUALITIES, Gate
 
 
@@ -40,12 +41,16 @@ def describe(
         for changes in found:
             sentences += _words(changes, counts[changes.kind], settings)
         sentences += _graph_words(graph) + _candidate_words(candidates)
-        sentences += _causal_words(causal)
+        sentences += [play_summary(causal, "of the changed")] if causal else []
     tables = _gate_tables(gate)
     if not stopped:
         for changes in found:
             tables += [_layer_table(changes, counts[changes.kind]), _feature_table(changes, top)]
-        tables += _graph_tables(graph) + _candidate_tables(candidates, top) + _causal_tables(causal)
+        tables += (
+            _graph_tables(graph)
+            + _candidate_tables(candidates, top)
+            + ([play_table(causal, "changed")] if causal else [])
+        )
     if stopped:
         verdict = "the dictionary does not transfer"
     elif any(said["beyond"] for said in counts.values()):
@@ -361,47 +366,3 @@ def _candidate_tables(candidates: Mapping[int, Mapping[str, Any]] | None, top: i
             "rows": sorted(rows, key=lambda row: row[1])[:top],
         }
     ]
-
-
-def _causal_words(causal: Mapping[str, Any] | None) -> list[str]:
-    if not causal:
-        return []
-    removed = sum(len(features) for features in causal["ablated"]["features"].values())
-    apart = causal["beyond_random"]
-    returns = [causal[name]["mean_return"]["estimate"] for name in ("ablated", "undisturbed")]
-    beyond = apart["low"] is not None and apart["high"] is not None and (apart["low"] > 0 or apart["high"] < 0)
-    return [
-        f"Without {removed} of the changed features the model's mean return in {causal['game']} against "
-        f"{causal['opponent']} is {returns[0]:.3g}, with them {returns[1]:.3g}. Against random features of like density that "
-        f"is a difference of {apart['estimate']:.3g} {_interval(apart)}, "
-        + ("which is beyond noise." if beyond else "which is not beyond noise.")
-    ]
-
-
-def _interval(of: Mapping[str, float | None]) -> str:
-    low, high = ("unbounded" if end is None else f"{end:.3g}" for end in (of["low"], of["high"]))
-    return f"[{low}, {high}]"
-
-
-def _causal_tables(causal: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    if not causal:
-        return []
-    conditions = [
-        ("undisturbed", causal["undisturbed"]),
-        ("without changed features", causal["ablated"]),
-        *((f"without random features, set {number}", one) for number, one in enumerate(causal["random"], 1)),
-    ]
-    rows = [
-        [
-            name,
-            one["mean_return"]["estimate"],
-            one["mean_return"]["low"],
-            one["mean_return"]["high"],
-            one["win_rate"]["estimate"],
-            one["exploitability"],
-            one["policy_shift"],
-        ]
-        for name, one in conditions
-    ]
-    columns = ["the model", "mean return", "from", "to", "win rate", "exploitability", "policy shift"]
-    return [{"title": f"Play of {causal['game']} without features", "columns": columns, "rows": rows}]

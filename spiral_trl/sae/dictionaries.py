@@ -17,6 +17,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
@@ -160,10 +161,15 @@ class Dictionary:
         codes = self.encode(stream) if codes is None else codes
         return self.read(stream) - self.decode(codes, stream)
 
+    @property
+    def shown_name(self) -> str:
+        """What it is called in what is kept: a release's name, or the last two parts of a folder's."""
+        return "/".join(Path(self.name).parts[-2:]) if Path(self.name).is_dir() else self.name
+
     def to_dict(self) -> dict[str, Any]:
         """What a store says about its dictionaries."""
         return {
-            "dictionary": self.name,
+            "dictionary": self.shown_name,
             "num_features": self.num_features,
             "width": self.width,
             "architecture": self.architecture,

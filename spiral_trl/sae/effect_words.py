@@ -1,4 +1,4 @@
-"""What an ablation of upstream features found, in words and tables for the page."""
+"""What ablations found, of upstream features and in play, in words and tables for the page."""
 
 from __future__ import annotations
 
@@ -63,6 +63,52 @@ def describe_effects(found: Mapping[str, Any]) -> dict[str, Any]:
         },
     ]
     return {**found, "summary": summary, "tables": tables}
+
+
+def describe_play(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds `summary` and `tables` to what [`~spiral_trl.sae.ablated_play.ablated_play`] found.
+
+    Args:
+        found (`Mapping`): `to_dict()` of [`~spiral_trl.sae.ablated_play.AblatedPlay`].
+    """
+    return {**found, "summary": play_summary(found, "given"), "tables": [play_table(found, "given")]}
+
+
+def play_summary(found: Mapping[str, Any], which: str) -> str:
+    """What play without `which` features lost."""
+    removed = sum(len(features) for features in found["ablated"]["features"].values())
+    apart = found["beyond_random"]
+    returns = [found[name]["mean_return"]["estimate"] for name in ("ablated", "undisturbed")]
+    beyond = apart["low"] is not None and apart["high"] is not None and (apart["low"] > 0 or apart["high"] < 0)
+    ends = ", ".join("unbounded" if end is None else f"{end:.3g}" for end in (apart["low"], apart["high"]))
+    return (
+        f"Without {removed} {which} features the model's mean return in {found['game']} against {found['opponent']} is "
+        f"{returns[0]:.3g}, with them {returns[1]:.3g}. Against random features of like density that is a difference of "
+        f"{apart['estimate']:.3g} [{ends}], which is {'' if beyond else 'not '}beyond noise."
+    )
+
+
+def play_table(found: Mapping[str, Any], which: str) -> dict[str, Any]:
+    """Play without `which` features, as a table."""
+    conditions = [
+        ("undisturbed", found["undisturbed"]),
+        (f"without {which} features", found["ablated"]),
+        *((f"without random features, set {number}", one) for number, one in enumerate(found["random"], 1)),
+    ]
+    rows = [
+        [
+            name,
+            one["mean_return"]["estimate"],
+            one["mean_return"]["low"],
+            one["mean_return"]["high"],
+            one["win_rate"]["estimate"],
+            one["exploitability"],
+            one["policy_shift"],
+        ]
+        for name, one in conditions
+    ]
+    columns = ["the model", "mean return", "from", "to", "win rate", "exploitability", "policy shift"]
+    return {"title": f"Play of {found['game']} without features", "columns": columns, "rows": rows}
 
 
 def _words(name: str) -> str:

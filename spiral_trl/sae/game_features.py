@@ -361,7 +361,8 @@ def _summary(result: dict[str, Any], paired: bool) -> str:
                 left.append(variable)
                 continue
             seat = f"{variable['role']} in {variable['game']}" if games > 1 else variable["role"]
-            change = f", {best['before']:.0%} before training" if paired else ""
+            # Before training it may have stood elsewhere along the layers
+            change = f", {max(layer['before'] for layer in layers):.0%} before training" if paired else ""
             found.setdefault(variable["name"], []).append(
                 f"{seat} {best['best']:.0%} at layer {best['layer']}{change}"
             )

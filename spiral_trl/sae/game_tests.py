@@ -103,7 +103,8 @@ class GameTests:
             `tuple[list[Columns], dict[int, float]]`: Columns of the tests of each subject that varies, and for each
             subject the mean best effect that chance gives, at the decision token.
         """
-        found, chances = [], {}
+        found: list[Columns] = []
+        chances = {}
         for number, role in enumerate(self.roles):
             models = [codes[self._steps[number]].tocsc() for codes in self._load(layer, position)]
             firing = [_games_firing(codes, role.group) for codes in models]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 from ..errors import UsageError
 from .communities import Communities, check_measure, communities, may_pass
 from .extra import require_extra
+from .flow import best_similarity, flow_between, sides
 from .sampling import design_effects
 from .store import Store, write_json
 
@@ -55,40 +56,6 @@ class CommunitySettings:
     bootstraps: int = 20
     min_size: int = 3
     by_group: bool = True
-
-
-@dataclass(frozen=True)
-class Flow:
-    """Features between two layers, of those that fire at all.
-
-    Args:
-        layer, next (`int`): The layers.
-        of, of_next (`int`): Features of each that fire.
-        silent, silent_next (`int`): Those that never do.
-        passing (`int`): Upstream features with max_j r >= t.
-        disappearing (`int`): Upstream features without.
-        reached (`int`): Downstream features with max_i r >= t.
-        appearing (`int`): Downstream features without.
-    """
-
-    layer: int
-    next: int
-    of: int
-    of_next: int
-    silent: int
-    silent_next: int
-    passing: int
-    disappearing: int
-    reached: int
-    appearing: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; with the shares, which are `None` of no features."""
-        return {
-            **asdict(self),
-            "disappearing_share": self.disappearing / self.of if self.of else None,
-            "appearing_share": self.appearing / self.of_next if self.of_next else None,
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +144,7 @@ def build_graph(
             edges, labels.measure, len(labelled[up].label), len(labelled[down].label)
         )
         active = [np.asarray(relations.features(layer)["count"]) > 0 for layer in (up, down)]
-        flows.append(_flow((up, down), forward[up], backward[down], active, threshold))
+        flows.append(flow_between((up, down), forward[up], backward[down], active, threshold))
     found = _communities(store, relations, labels.rule, community)
     tables = [
         _table(store, relations, of, forward.get(layer), backward.get(layer), threshold, found)
@@ -241,7 +208,7 @@ def graph_from_edges(
         part = {name: np.asarray(edges[name])[here] for name in ("upstream", "downstream", measure)}
         forward[up], backward[down] = best_similarity(part, measure, sizes[up], sizes[down])
         active = [np.isin(np.arange(sizes[layer]), there[layer]) for layer in (up, down)]
-        flow = _flow((up, down), forward[up], backward[down], active, flow_threshold)
+        flow = flow_between((up, down), forward[up], backward[down], active, flow_threshold)
         # The features that are not among the nodes are not known to be silent
         flows.append({**flow.to_dict(), "silent": None, "silent_next": None})
     columns = []
@@ -250,7 +217,7 @@ def graph_from_edges(
         columns.append(
             {
                 **of,
-                **_sides(forward.get(layer), backward.get(layer), there[layer], flow_threshold),
+                **sides(forward.get(layer), backward.get(layer), there[layer], flow_threshold),
                 "community": found.of(layer, sizes[layer])[there[layer]],
             }
         )
@@ -264,26 +231,6 @@ def graph_from_edges(
     }
     graph = Graph(about, {name: np.concatenate([part[name] for part in columns]) for name in columns[0]})
     return graph if folder is None else write_graph(graph, folder)
-
-
-def best_similarity(
-    edges: Mapping[str, np.ndarray], measure: str, num_up: int, num_down: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """max_j r of each upstream feature and max_i r of each downstream one, float64; 0 without an edge (NaN counts as 0)."""
-    values = np.nan_to_num(np.asarray(edges[measure], dtype=np.float64))
-    forward, backward = np.zeros(num_up), np.zeros(num_down)
-    np.maximum.at(forward, np.asarray(edges["upstream"]).astype(np.int64), values)
-    np.maximum.at(backward, np.asarray(edges["downstream"]).astype(np.int64), values)
-    return forward, backward
-
-
-def _flow(
-    layers: tuple[int, int], forward: np.ndarray, backward: np.ndarray, active: Sequence[np.ndarray], threshold: float
-) -> Flow:
-    up, down = (int(of.sum()) for of in active)
-    passing, reached = int((forward[active[0]] >= threshold).sum()), int((backward[active[1]] >= threshold).sum())
-    silent, silent_next = len(forward) - up, len(backward) - down
-    return Flow(*layers, up, down, silent, silent_next, passing, up - passing, reached, down - reached)
 
 
 def _communities(store: Store, relations: Relations, rule: str, settings: CommunitySettings) -> Communities:
@@ -339,28 +286,8 @@ def _table(
         "second": labels.second,
         "twin": labels.twin,
         "token_entropy": labels.token_entropy,
-        **_sides(forward, backward, np.arange(size), threshold, count > 0),
+        **sides(forward, backward, np.arange(size), threshold, count > 0),
         "community": found.of(labels.layer, size),
-    }
-
-
-def _sides(
-    forward: np.ndarray | None,
-    backward: np.ndarray | None,
-    features: np.ndarray,
-    threshold: float,
-    active: np.ndarray | None = None,
-) -> dict[str, np.ndarray]:
-    none = np.full(len(features), np.nan)
-    ahead = none if forward is None else forward[features]
-    behind = none if backward is None else backward[features]
-    fires = np.ones(len(features), bool) if active is None else active
-    return {
-        "forward": ahead,
-        "backward": behind,
-        # Comparisons with NaN are false: where there is no layer on that side
-        "disappears": (ahead < threshold) & fires,
-        "appears": (behind < threshold) & fires,
     }
 
 

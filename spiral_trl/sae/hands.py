@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import UsageError
-from ..evaluation.policy import TooManyRepliesError, exact_policy
+from ..evaluation.policy import PolicyTable, TooManyRepliesError, exact_policy
 from ..games.base import Game
 from ..games.table import GameTable
 from ..players.language_model import LanguageModelPlayer, evaluating
@@ -36,6 +36,8 @@ _CHUNK = 2**25
 _RARE = 1e-4
 # Most probability of replies that may stay unread
 _TOLERANCE = 1e-3
+# Prefixes of replies for each hand, above which replies are too many
+_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -144,25 +146,37 @@ class HandMoves:
         player ([`~spiral_trl.players.language_model.LanguageModelPlayer`]): The model, sampling from its own
             distribution.
         hands ([`Hands`]): The hands.
+        first_token (`bool`, *optional*, defaults to `False`): Whether to look at first tokens in any case.
     """
 
-    def __init__(self, player: LanguageModelPlayer, hands: Hands):
+    def __init__(self, player: LanguageModelPlayer, hands: Hands, first_token: bool = False):
         self.player = player
         self.hands = hands
         self.prompts = [player.prompt_ids(turn) for turn in hands.turns]
+        self._actions: tuple[str, ...] = ()
         self._tokens: np.ndarray | None = None
         self._newest: tuple[tuple[int, str], _Differences] | None = None
-        try:
-            self._table = _table(hands.turns, hands.games)
-            policy = exact_policy(player, self._table, _TOLERANCE)
-            moves = np.concatenate([policy.probabilities, policy.illegal[:, None]], axis=1)
-        except TooManyRepliesError:
+        moves = None if first_token else self._over_actions()
+        if moves is None:
             moves = player.next_token_probs(self.prompts)
             self._tokens = np.flatnonzero((moves > _RARE).any(0))
             moves = _grouped(moves, self._tokens)
         # (pairs, outcomes)
         self.own = moves[[pair.own for pair in hands.pairs]]
         self.other = moves[[pair.other for pair in hands.pairs]]
+
+    def _over_actions(self) -> np.ndarray | None:
+        """`(situations, actions + 1)`, or `None` where actions are free text or replies too many."""
+        turns = self.hands.turns
+        if any(turn.legal_actions is None for turn in turns):
+            return None
+        actions = dict.fromkeys(action for turn in turns for action in turn.legal_actions or ())
+        self._actions = tuple(actions)
+        table = _table(turns, self.hands.games, self._actions)
+        try:
+            return _moves(exact_policy(self.player, table, _TOLERANCE, _ROWS * len(turns)))
+        except TooManyRepliesError:
+            return None
 
     @property
     def kind(self) -> str:
@@ -201,15 +215,17 @@ class HandMoves:
             dictionary (`Dictionary`): The dictionary, at whose layer the stream is patched.
             site (`str`): One of [`SITES`].
             swaps (`Sequence[Swap]`): What is swapped.
+
+        Raises:
+            [`~spiral_trl.evaluation.policy.TooManyRepliesError`]: If a patch makes replies spread too far.
         """
         rows = [(pair, swap) for swap in swaps for pair in self.hands.pairs]
         player = _PatchedPlayer(self._differences(dictionary, site), rows)
         turns = [replace(self.hands.turns[pair.own], episode=number) for number, (pair, _) in enumerate(rows)]
         if self._tokens is None:
             # Rows that differ in their patch alone read the replies of the same games
-            table = _table(turns, [self.hands.games[pair.own] for pair, _ in rows], self._table.actions)
-            policy = exact_policy(player, table, _TOLERANCE)
-            moves = np.concatenate([policy.probabilities, policy.illegal[:, None]], axis=1)
+            table = _table(turns, [self.hands.games[pair.own] for pair, _ in rows], self._actions)
+            moves = _moves(exact_policy(player, table, _TOLERANCE, _ROWS * len(turns)))
         else:
             part = max(1, _CHUNK // player.vocab_size)
             moves = np.concatenate(
@@ -240,12 +256,13 @@ def _grouped(probabilities: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     return np.concatenate([kept, 1 - kept.sum(1, keepdims=True)], axis=1)
 
 
-def _table(turns: Sequence[Turn], games: Sequence[Game], actions: Sequence[str] | None = None) -> GameTable:
+def _moves(policy: PolicyTable) -> np.ndarray:
+    """`(turns, actions + 1)`: the probability of each action, and of none."""
+    return np.concatenate([policy.probabilities, policy.illegal[:, None]], axis=1)
+
+
+def _table(turns: Sequence[Turn], games: Sequence[Game], actions: tuple[str, ...]) -> GameTable:
     """Turns alone, without the tree between them: what [`~spiral_trl.evaluation.policy.exact_policy`] reads."""
-    if actions is None:
-        actions = list(dict.fromkeys(action for turn in turns for action in turn.legal_actions or ()))
-    if any(turn.legal_actions is None for turn in turns):
-        raise UsageError(f"{turns[0].game} has free-text actions, whose probabilities cannot be told apart")
     nothing = np.zeros(0, dtype=np.int64)
     game = games[0]
     return GameTable(
@@ -253,7 +270,7 @@ def _table(turns: Sequence[Turn], games: Sequence[Game], actions: Sequence[str] 
         num_players=game.num_players,
         roles=game.roles,
         worst_returns=game.worst_returns,
-        actions=tuple(actions),
+        actions=actions,
         turns=tuple(turns),
         games=tuple(games),
         kind=nothing,
@@ -274,13 +291,15 @@ class _Change(NamedTuple):
     values: Tensor  # (tokens, k) code of the other hand less that of the own
     scale: Tensor  # (tokens, 1)
 
-    def along(self, source: np.ndarray, target: np.ndarray, directions: Tensor) -> Tensor:
-        """`(tokens, width)`: the differences of `source`, added up along the directions of `target`."""
+    def effective(self, source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The part of a swap that changes anything: columns of `values`, ascending, and the features along whose
+        directions they are laid."""
         if not len(self.features):
-            return torch.zeros(len(self.values), directions.shape[1], device=directions.device)
-        at = np.minimum(np.searchsorted(self.features, source), len(self.features) - 1)
-        there = self.features[at] == source
-        return self.scale * (self.values[:, at[there]] @ directions[target[there]])
+            return source[:0], target[:0]
+        column = np.minimum(np.searchsorted(self.features, source), len(self.features) - 1)
+        there = self.features[column] == source
+        order = np.argsort(column[there], kind="stable")
+        return column[there][order], target[there][order]
 
 
 class _Differences:
@@ -330,6 +349,15 @@ class _Differences:
         return max(1, shorter - same)
 
 
+class _Patch(NamedTuple):
+    """Tokens, and what is added to the stream at their end."""
+
+    ids: Sequence[int]
+    change: _Change
+    column: np.ndarray
+    target: np.ndarray
+
+
 class _PatchedPlayer:
     """A model whose stream is patched; a [`~spiral_trl.evaluation.policy.TokenPlayer`].
 
@@ -359,34 +387,44 @@ class _PatchedPlayer:
 
     @torch.no_grad()
     def next_token_probs(self, prefixes: Sequence[Sequence[int]]) -> np.ndarray:
-        """`[n, V]` next-token probabilities (float64) after each patched prefix."""
-        found = []
-        player = self.differences.player
+        """`[n, V]` next-token probabilities (float64) after each patched prefix. What comes to the same patch of the same
+        tokens is computed once."""
+        differences, player = self.differences, self.differences.player
+        pairs = [self.rows[prefix[0]][0] for prefix in prefixes]
+        replies = [
+            tuple(prefix[1 + len(differences.prompts[pair.own]) :])
+            for pair, prefix in zip(pairs, prefixes, strict=True)
+        ]
         with player.unwrap() as model, evaluating(model):
+            differences.read(model, set(zip(pairs, replies, strict=True)))
+            distinct: dict[tuple, int] = {}
+            patches: list[_Patch] = []
+            which = np.empty(len(prefixes), dtype=np.int64)
+            for row, (prefix, pair, reply) in enumerate(zip(prefixes, pairs, replies, strict=True)):
+                swap, role = self.rows[prefix[0]][1], differences.hands.roles[pair.own]
+                change = differences.known[pair, reply]
+                column, target = change.effective(swap.source[role], swap.target[role])
+                # Unpatched, hands that are compared with different others are the same
+                whose = (pair if len(column) else pair.own, reply, column.tobytes(), target.tobytes())
+                which[row] = distinct.setdefault(whose, len(patches))
+                if which[row] == len(patches):
+                    patches.append(_Patch(prefix[1:], change, column, target))
             width = model.config.get_text_config().hidden_size
             step = max(1, min(player.max_rows, _CHUNK // (max(map(len, prefixes)) * width)))
-            for start in range(0, len(prefixes), step):
-                found.append(self._patched(model, prefixes[start : start + step]))
-        return np.concatenate(found)
+            found = [self._patched(model, patches[start : start + step]) for start in range(0, len(patches), step)]
+        return np.concatenate(found)[which]
 
-    def _patched(self, model: PreTrainedModel, prefixes: Sequence[Sequence[int]]) -> np.ndarray:
-        differences = self.differences
-        roles, directions = differences.hands.roles, differences.dictionary.directions
-        ids, mask = left_padded([prefix[1:] for prefix in prefixes], differences.player.pad_token_id, model.device)
-        rows = [self.rows[prefix[0]] for prefix in prefixes]
-        keys = [
-            (pair, tuple(prefix[1 + len(differences.prompts[pair.own]) :]))
-            for (pair, _), prefix in zip(rows, prefixes, strict=True)
-        ]
-        differences.read(model, set(keys))
+    def _patched(self, model: PreTrainedModel, patches: Sequence[_Patch]) -> np.ndarray:
+        dictionary, player = self.differences.dictionary, self.differences.player
+        directions = dictionary.directions
+        ids, mask = left_padded([patch.ids for patch in patches], player.pad_token_id, model.device)
         added = torch.zeros(*ids.shape, directions.shape[1], device=directions.device, dtype=directions.dtype)
-        for number, (key, (pair, swap)) in enumerate(zip(keys, rows, strict=True)):
-            change, role = differences.known[key], roles[pair.own]
-            added[number, ids.shape[1] - len(change.values) :] = change.along(
-                swap.source[role], swap.target[role], directions
-            )
-        layer = differences.dictionary.layer
-        with edited_residuals(model, {layer: lambda stream: stream + added.to(stream)}):
+        for number, (_, change, column, target) in enumerate(patches):
+            if len(column):
+                added[number, ids.shape[1] - len(change.values) :] = change.scale * (
+                    change.values[:, column] @ directions[target]
+                )
+        with edited_residuals(model, {dictionary.layer: lambda stream: stream + added.to(stream)}):
             logits = model(
                 input_ids=ids,
                 attention_mask=mask,

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError
+from ..evaluation.policy import TooManyRepliesError
 from ..players.language_model import LanguageModelPlayer
 from ..records import Episode
 from .discoveries import benjamini_hochberg
@@ -107,33 +108,46 @@ def patch_hands(
         raise UsageError(f"sites are of {', '.join(SITES)}, not {', '.join(unknown)}")
     if layers is None:
         layers = [layer for layer in found.result["settings"]["layers"] if layer in dictionaries]
-    moves = HandMoves(player, find_hands(found.roles, episodes, game, max_pairs, seed))
-    name = own_name(moves.hands.turns[0].game)
-    told: dict[str, Any] = {
-        "game": moves.hands.turns[0].game,
-        "variable": name,
-        "pairs": len(moves.hands.pairs),
-        "shift": rounded(float(moves.shifts.mean())),
-        "measure": moves.kind,
-        "draws": draws,
-        "best": None,
-        "tests": [],
-    }
-    generator = np.random.default_rng(seed)
+    hands = find_hands(found.roles, episodes, game, max_pairs, seed)
+    name = own_name(hands.turns[0].game)
     work = [(layer, site) for layer in layers for site in sites]
-    if moves.shifts.max() >= _LEAST_SHIFT:
+
+    def tested(moves: HandMoves) -> list[dict[str, Any]]:
+        generator = np.random.default_rng(seed)
+        tests = []
         for done, (layer, site) in enumerate(work):
             if progress is not None:
                 progress(done, len(work), f"patching layer {layer} from the {site} on")
             sets = _Sets.of(dictionaries[layer], found, store, moves, name, site, max_features)
-            told["tests"] += sets.test(moves, draws, generator)
-    if told["tests"]:
-        adjusted = benjamini_hochberg(np.array([test["p"] for test in told["tests"]]))
-        for test, q in zip(told["tests"], adjusted, strict=True):
+            tests += sets.test(moves, draws, generator)
+        return tests
+
+    moves = HandMoves(player, hands)
+    tests: list[dict[str, Any]] = []
+    if moves.shifts.max() >= _LEAST_SHIFT:
+        try:
+            tests = tested(moves)
+        except TooManyRepliesError:
+            # A patch may spread replies that were few
+            moves = HandMoves(player, hands, first_token=True)
+            tests = tested(moves)
+    told: dict[str, Any] = {
+        "game": hands.turns[0].game,
+        "variable": name,
+        "pairs": len(hands.pairs),
+        "shift": rounded(float(moves.shifts.mean())),
+        "measure": moves.kind,
+        "draws": draws,
+        "best": None,
+        "tests": tests,
+    }
+    if tests:
+        adjusted = benjamini_hochberg(np.array([test["p"] for test in tests]))
+        for test, q in zip(tests, adjusted, strict=True):
             test["q"] = rounded(q)
         # Where the hand stands as a token of its own, swapping the features of that token swaps the token
         told["best"] = max(
-            told["tests"],
+            tests,
             key=lambda test: (test["q"] <= 0.05, test["site"] == DECISION, test["difference"]["estimate"]),
         )
     if progress is not None:
@@ -304,6 +318,11 @@ def _moved(moves: HandMoves, patched: np.ndarray) -> float:
     return float(nearer[telling].mean())
 
 
+def _percent(share: float) -> str:
+    # Adding 0 makes a rounded -0 a 0
+    return f"{round(share, 2) + 0.0:.0%}"
+
+
 def _summary(told: Mapping[str, Any], shifted: bool) -> str:
     """What came of it, in words."""
     name, best = told["variable"], told["best"]
@@ -324,8 +343,8 @@ def _summary(told: Mapping[str, Any], shifted: bool) -> str:
     return (
         f"Swapping {which} of layer {best['layer']} that stand{'s' if count == 1 else ''} for the {name} between hands, "
         f"from {where} on, moves the distribution of the {told['measure']} "
-        f"{share['estimate']:.0%} of the way to the other hand's (95% interval {share['low']:.0%} to "
-        f"{share['high']:.0%}), {verdict} ({random['estimate']:.0%}, 95% of draws {random['low']:.0%} to "
-        f"{random['high']:.0%}; difference {difference['estimate']:.0%}, {difference['low']:.0%} to "
-        f"{difference['high']:.0%}; q = {best['q']:.2g} over {len(told['tests'])} tests)."
+        f"{_percent(share['estimate'])} of the way to the other hand's (95% interval {_percent(share['low'])} to "
+        f"{_percent(share['high'])}), {verdict} ({_percent(random['estimate'])}, 95% of draws {_percent(random['low'])} to "
+        f"{_percent(random['high'])}; difference {_percent(difference['estimate'])}, {_percent(difference['low'])} to "
+        f"{_percent(difference['high'])}; q = {best['q']:.2g} over {len(told['tests'])} tests)."
     )

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import UsageError, did_you_mean
 from .cards import Windows, make_cards, short
 from .neuronpedia import neuronpedia_link
+from .node_link_file import MEASURES
 from .pieces import Pieces
 from .prompt_views import Prompt, choose_documents, read_prompts
 from .report_data import VERSION, check_report
@@ -28,13 +29,6 @@ if TYPE_CHECKING:
 
 # Shares of the places that features have which are chosen as examples
 _OF_GATES, _OF_LABELS, _OF_COMMUNITIES, _OF_PROMPTS = 0.1, 0.15, 0.3, 0.25
-
-# What became of features that disappear: see `spiral_trl.sae.presence`
-_FATES = {
-    "gone": "disappears: gone",
-    "missed": "disappears: missed by the next dictionary",
-    "rebuilt": "disappears: others stand for it",
-}
 
 Progress = Callable[[str, int, int], object]
 
@@ -93,7 +87,8 @@ def build_report(
             },
             "dictionaries": {str(layer): dict(said) for layer, said in run.store.about["layers"].items()},
         },
-        "measures": list(builder.measures),
+        # A page measures its edges by something, also where there are none
+        "measures": list(builder.measures or MEASURES[:1]),
         "layers": list(run.store.layers),
         "quality": _quality(run),
         "features": features,
@@ -140,6 +135,14 @@ def write_data(data: dict[str, Any], out: str | Path, site: bool | None = None) 
     return data
 
 
+# What became of a feature that disappears, by the verdict of [`~spiral_trl.sae.presence`]
+PRESENCE = {
+    "gone": "gone at layer {}",
+    "missed": "in the error of layer {}",
+    "rebuilt": "rebuilt by others at layer {}",
+}
+
+
 class _Builder:
     """Chooses what goes in, and writes it down."""
 
@@ -172,7 +175,7 @@ class _Builder:
         selection, limits = self.selection, self.limits
         self._check_wanted(wanted)
         selection.need(wanted)
-        for result in (*self.run.results.values(), self.run.presence):
+        for result in self.run.results.values():
             selection.need(mentioned(result))
         gates = [place for gate in self.run.graph.get("gates", []) for place in _gate_places(gate)]
         selection.offer(gates, int(_OF_GATES * limits.features))
@@ -284,18 +287,21 @@ class _Builder:
         found: dict[Place, list[str]] = {}
         for said in (self.run.results.get("games") or {}).get("stands_for", []):
             value = f" {said['value']}" if said.get("value") is not None else ""
-            found.setdefault((said["l"], said["f"]), []).append(f"stands for: {said['name']}{value}")
+            where = f" in the {said['position']}" if said.get("position") in ("prompt", "reply") else ""
+            found.setdefault((said["l"], said["f"]), []).append(f"stands for: {said['name']}{value}{where}")
         for gate in self.run.graph.get("gates", []):
             own, *inputs = _gate_places(gate)
             names = " and ".join(f"{layer}/{feature}" for layer, feature in inputs)
             found.setdefault(own, []).append(f"{gate['kind'].upper()} of {names}")
+        for place, (after, verdict) in self.run.presence.get("verdicts", {}).items():
+            if verdict in PRESENCE:
+                found.setdefault(place, []).append(PRESENCE[verdict].format(after))
         table = self.run.labels
         for name in ("appears", "disappears"):
             if table is not None and name in table:
                 own = table[table[name].fillna(False).astype(bool)]
                 for layer, feature in zip(own["layer"].tolist(), own["feature"].tolist(), strict=True):
-                    fate = self.run.fates.get((layer, feature)) if name == "disappears" else None
-                    found.setdefault((layer, feature), []).append(_FATES.get(fate or "", name))
+                    found.setdefault((layer, feature), []).append(name)
         return found
 
     def edges(self) -> list[list[Any]]:

@@ -56,7 +56,8 @@ class StepCodes:
         steps, of = np.unique(keys, axis=1, return_inverse=True)
         step = np.full(len(tokens), -1, dtype=np.int64)
         step[inside] = of.reshape(-1)
-        return cls(store, *steps, step)
+        group, turn, player = steps
+        return cls(store, group, turn, player, step)
 
     def __len__(self) -> int:
         return len(self.group)

@@ -7,7 +7,8 @@ import pytest
 
 from spiral_trl.errors import UsageError
 from spiral_trl.sae.communities import adjusted_rand_index
-from spiral_trl.sae.graph import CommunitySettings, best_similarity, build_graph, graph_from_edges, open_graph
+from spiral_trl.sae.flow import best_similarity
+from spiral_trl.sae.graph import CommunitySettings, build_graph, graph_from_edges, open_graph
 from spiral_trl.sae.labels import LabelSettings
 from spiral_trl.sae.planted import plant_communities
 from spiral_trl.sae.relations import relate

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from spiral_trl.errors import UsageError
-from spiral_trl.sae.labels import LabelSettings, consecutive, label_features
-from spiral_trl.sae.planted import ENOUGH, LABELS, main, plant, read_truth, score
+from spiral_trl.sae.labels import LABELS, LabelSettings, consecutive, label_features
+from spiral_trl.sae.planted import ENOUGH, main, plant, read_truth, score
 from spiral_trl.sae.relations import relate
 
 

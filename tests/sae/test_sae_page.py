@@ -913,6 +913,94 @@ def test_a_graph_alone_is_a_report_too(open_page, tmp_path):
     assert browser.get_log("browser") == []
 
 
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory):
+    """Two graphs in one report, each by a measure of its own; the second is complete between its layers."""
+    names = ["a", "b", "c", *(f"d{n}" for n in range(16))]
+    layers = [0, 1, 2, *[0] * 8, *[1] * 8]
+    features = [{"l": layers[n], "f": n, "explanation": name, "label": "none"} for n, name in enumerate(names)]
+    edges = [[0, 1, [None, 0.7]], [1, 2, [None, 0.6]]]
+    edges += [[up, down, [0.99, None]] for up in range(3, 11) for down in range(11, 19)]
+    data = {
+        "version": 1, "title": "Two graphs", "about": {}, "measures": ["pearson", "jaccard"], "layers": [0, 1, 2],
+        "quality": {}, "features": features, "edges": edges, "flow": [], "prompts": [],
+        "communities": [
+            {"id": 0, "name": "jaccard_3", "measure": "jaccard", "size": 3, "layers": {}, "features": [0, 1, 2]},
+            {"id": 1, "name": "<b>pearson", "measure": "pearson", "size": 16, "layers": {}, "features": [*range(3, 19)]},
+        ],
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("graphs") / "page.html"
+    write_page(data, path)
+    return path
+
+
+def measure_shown(browser):
+    return browser.execute_script("return document.getElementById('measure').selectedOptions[0].text")
+
+
+@browser_test
+def test_a_graph_opens_by_its_own_measure(open_page, graphs):
+    browser = open_page("#/community/0", path=graphs)
+    assert measure_shown(browser) == "Jaccard" and shown(browser) == {"nodes": 3, "edges": 2}
+    assert browser.current_url.endswith("#/community/0")
+    choose(browser, "measure", 0)
+    assert browser.current_url.endswith("#/community/0?measure=pearson") and shown(browser)["edges"] == 0
+    told = browser.find_element("css selector", ".told").text
+    assert told == "3 features, 0 relations. Pearson is not known of these features."
+    # What was chosen does not follow to a graph of another measure; the way back finds it again
+    go(browser, "#/community/1")
+    wait_for(browser, "return report.graph.counts().edges === 64")
+    assert measure_shown(browser) == "Pearson"
+    go(browser, "#/community/0")
+    wait_for(browser, "return report.graph.counts().edges === 2")
+    browser.back()
+    browser.back()
+    wait_for(browser, "return report.graph.counts().nodes === 3 && report.graph.counts().edges === 0")
+    assert measure_shown(browser) == "Pearson" and browser.get_log("browser") == []
+
+
+@browser_test
+def test_a_feature_opens_by_a_measure_that_knows_its_relations(open_page, graphs):
+    browser = open_page("#/0/3", path=graphs)
+    assert measure_shown(browser) == "Pearson" and shown(browser)["edges"] > 0
+    go(browser, "#/1/1")
+    wait_for(browser, "return report.graph.counts().nodes === 3")
+    assert measure_shown(browser) == "Jaccard"
+    heads = browser.execute_script(
+        "return [...document.querySelectorAll('.neighbours th[scope=col]')].map((h) => h.innerText)"
+    )
+    assert [head.split()[0] for head in heads] == ["Feature", "Jaccard"] * 2
+    # A graph has no activations to show
+    assert browser.find_elements("css selector", ".numbers") == []
+    assert browser.get_log("browser") == []
+
+
+@browser_test
+def test_a_community_shows_the_name_it_was_given(open_page, graphs):
+    browser = open_page("#/communities", path=graphs)
+    given = browser.execute_script("return [...document.querySelectorAll('.given')].map((p) => p.textContent)")
+    assert sorted(given) == ["<b>pearson", "jaccard_3"]
+    go(browser, "#/community/1")
+    wait_for(browser, "return document.querySelector('.card .given')?.textContent === '<b>pearson'")
+
+
+# The share of points in the middle between two rows that are painted
+PAINTED = """
+const [[x0, y], [x1]] = [report.graph.place(arguments[0]), report.graph.place(arguments[1])], below = report.graph.place(arguments[2])[1];
+const canvas = document.querySelector('.stage canvas'), box = canvas.getBoundingClientRect(), width = Math.round(x1 - x0);
+const row = canvas.getContext('2d').getImageData(x0 - box.left, y + 0.3 * (below - y) - box.top, width, 1).data;
+return Array.from({ length: width }, (_, i) => row[4 * i + 3] > 60).filter(Boolean).length / width;
+"""
+
+
+@browser_test
+def test_edges_of_a_complete_graph_leave_room_between_them(open_page, graphs):
+    browser = open_page("#/community/1", path=graphs)
+    time.sleep(0.2)
+    ends = sorted(range(3, 11), key=lambda i: browser.execute_script("return report.graph.place(arguments[0])[0]", i))
+    assert 0.1 < browser.execute_script(PAINTED, ends[0], ends[-1], 11) < 0.9
+
+
 @browser_test
 def test_nodes_glide_to_the_places_that_they_have_without_motion(open_page):
     places = {}

@@ -9,8 +9,7 @@ from ...errors import UsageError, usage_errors
 from ...players.frozen_model import check_model
 from ...players.registry import check_player
 from ..loading import check_file
-from ..output import one_line, print_table
-from .reading import Reading, add_reading_arguments, bar, check_reading, codes_of, write_result
+from .reading import Reading, add_reading_arguments, bar, check_reading, codes_of, print_tables, write_result
 
 
 HELP = """Switch features off, the error of the autoencoder kept. Without --game: upstream features, where they fire, and what
@@ -83,14 +82,7 @@ def _neighbours(options: argparse.Namespace) -> None:
         )
     told = describe_effects(found.to_dict())
     write_json(Path(options.run) / "ablation.json", told)
-    print(one_line(told["summary"]))
-    for table in told["tables"]:
-        print()
-        print_table(
-            table["title"],
-            table["columns"],
-            [["-" if cell is None else str(cell) for cell in row] for row in table["rows"]],
-        )
+    print_tables(told)
     write_result(options, told)
 
 
@@ -99,6 +91,7 @@ def _play(options: argparse.Namespace, features: dict[int, list[int]]) -> None:
     from ...players.registry import make_player
     from ...sae.ablated_play import ablated_play
     from ...sae.dictionaries import load_dictionaries
+    from ...sae.effect_words import describe_play
 
     store = codes_of(options.run)
     player = load_model_player(options.model, ModelSettings(max_new_tokens=options.max_new_tokens))
@@ -116,6 +109,6 @@ def _play(options: argparse.Namespace, features: dict[int, list[int]]) -> None:
             seed=options.seed,
             progress=progress,
         )
-    told = found.to_dict()
-    print(one_line(told["summary"]))
+    told = describe_play(found.to_dict())
+    print_tables(told)
     write_result(options, told)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from ...errors import UsageError, usage_errors
 from ..loading import check_file
-from ..output import one_line, print_table
-from .reading import bar, codes_of, write_result
+from .reading import bar, codes_of, print_tables, write_result
 
 
 HELP = """What training changed: codes of a model before and after, by the autoencoders of the model before, held against the
@@ -52,9 +51,5 @@ def run(options: argparse.Namespace) -> None:
             graph=graph,
             progress=progress,
         )
-    print(one_line(comparison.data["summary"]))
-    for table in comparison.data["tables"]:
-        print()
-        rows = [["-" if cell is None else str(cell) for cell in row] for row in table["rows"]]
-        print_table(table["title"], [str(column) for column in table["columns"]], rows)
+    print_tables(comparison.data)
     write_result(options, comparison.data)

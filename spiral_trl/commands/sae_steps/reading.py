@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import UsageError, usage_errors
 from ...players.frozen_model import check_model, model_name
 from ..loading import check_file
+from ..output import one_line, print_table
 
 
 if TYPE_CHECKING:
@@ -135,3 +136,18 @@ def write_result(options: argparse.Namespace, result: Mapping[str, Any]) -> None
     """What `--json` asked for."""
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def print_tables(found: Mapping[str, Any]) -> None:
+    """A summary and its tables."""
+    print(one_line(found["summary"]))
+    for table in found["tables"]:
+        print()
+        rows = [[_cell(cell) for cell in row] for row in table["rows"]]
+        print_table(table["title"], [str(column) for column in table["columns"]], rows)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "-" if value is None else str(value)

@@ -39,8 +39,7 @@ def run(options: argparse.Namespace) -> None:
     for source in sources:
         if not source.exists():
             raise UsageError(f"{source} does not exist")
-    is_run = len(sources) == 1 and sources[0].is_dir() and not any(sources[0].glob("*_*.json"))
-    if is_run:
+    if len(sources) == 1 and any((sources[0] / place).exists() for place in ("codes", "store.json")):
         _of_run(options, sources[0])
     else:
         _of_graphs(options, sources)
