@@ -399,7 +399,8 @@ def test_dictionary_says_what_it_is(folder):
     said = load_dictionary(str(folder), 2).to_dict()
     assert json.loads(json.dumps(said)) == said
     assert said["num_features"] == FEATURES
-    assert said["dictionary"] == str(folder / "layer_02")
+    # Not where it lies on this machine
+    assert said["dictionary"] == f"{folder.name}/layer_02"
 
 
 def test_moved_dictionary_gives_its_directions_anew(folder):
