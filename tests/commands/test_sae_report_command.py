@@ -45,3 +45,14 @@ def test_a_run_is_told_from_a_folder_of_graphs(run, tmp_path):
     assert (code, err) == (0, "")
     data = json.loads((tmp_path / "page.json").read_text())
     assert len(data["features"]) == 3 and data["games"]["summary"] == "What they stand for."
+
+
+def test_what_is_exported_has_to_be_one_thing(run, tmp_path):
+    for argv, said in (
+        (["--export", "x.json"], "--export FILE goes with one of --community ID and --around LAYER/FEATURE"),
+        (["--export", "x.json", "--community", 1, "--around", "1/2"], "goes with one of"),
+        (["--around", "1/2"], "--export FILE goes with one of"),
+        (["--export", "x.json", "--around", "1/2", "--hops", -1], "--hops cannot be below 0"),
+    ):
+        code, _, err = run("sae", "report", tmp_path, *argv)
+        assert code == 2 and said in err and err.count("\n") == 1
