@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import UsageError, did_you_mean
 from .cards import Windows, make_cards, short
 from .neuronpedia import neuronpedia_link
+from .node_link_file import MEASURES
 from .pieces import Pieces
 from .prompt_views import Prompt, choose_documents, read_prompts
 from .report_data import VERSION, check_report
@@ -93,7 +94,8 @@ def build_report(
             },
             "dictionaries": {str(layer): dict(said) for layer, said in run.store.about["layers"].items()},
         },
-        "measures": list(builder.measures),
+        # A page measures its edges by something, also where there are none
+        "measures": list(builder.measures or MEASURES[:1]),
         "layers": list(run.store.layers),
         "quality": _quality(run),
         "features": features,
@@ -284,7 +286,8 @@ class _Builder:
         found: dict[Place, list[str]] = {}
         for said in (self.run.results.get("games") or {}).get("stands_for", []):
             value = f" {said['value']}" if said.get("value") is not None else ""
-            found.setdefault((said["l"], said["f"]), []).append(f"stands for: {said['name']}{value}")
+            where = f" in the {said['position']}" if said.get("position") in ("prompt", "reply") else ""
+            found.setdefault((said["l"], said["f"]), []).append(f"stands for: {said['name']}{value}{where}")
         for gate in self.run.graph.get("gates", []):
             own, *inputs = _gate_places(gate)
             names = " and ".join(f"{layer}/{feature}" for layer, feature in inputs)

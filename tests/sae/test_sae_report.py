@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from spiral_trl.sae.export import export_run
 from spiral_trl.sae.node_link import report_of_graph, write_node_link
 from spiral_trl.sae.pieces import Pieces
 from spiral_trl.sae.prompt_views import choose_documents, read_prompts
-from spiral_trl.sae.report import build_report
+from spiral_trl.sae.report import build_report, write_report
 from spiral_trl.sae.report_data import check_report
 from spiral_trl.sae.run_folder import Run, _of_these
 from spiral_trl.sae.selection import Limits, Selection, choose_edges, mentioned, neighbours
@@ -23,6 +24,8 @@ from spiral_trl.sae.store import TOKEN, open_store, rows_of, write_shard, write_
 from spiral_trl.sae.telling import telling_texts
 
 
+REPLY = {"l": 2, "f": 2, "name": "winning", "position": "reply"}
+KINDS = ("features", "controls")
 FATES = ("features", "gone", "missed", "rebuilt", "unclear", "rare")
 TWO = ("pearson", "necessity")
 
@@ -123,7 +126,7 @@ def run(game_store):
             "list": [{"id": 0, "size": 4, "stability": 0.75}, {"id": 1, "size": 3, "stability": None}],
         },
     }
-    games = {"summary": "words", "stands_for": [{"l": 2, "f": 1, "name": "card", "value": "K"}]}
+    games = {"summary": "words", "stands_for": [{"l": 2, "f": 1, "name": "card", "value": "K"}, REPLY]}
     return Run(
         store.folder,
         store,
@@ -132,11 +135,9 @@ def run(game_store):
         labels_of(codes),
         {"0": {"unexplained_variance": 0.1, "l0": 2.0, "dead": 0.2}},
         {
-            "layers": [
-                {"layer": 0, "next": 1, "features": dict.fromkeys(FATES, 1), "controls": dict.fromkeys(FATES, 2)}
-            ]
+            "layers": [{"layer": 0, "next": 1, **{kind: dict.fromkeys(FATES, n) for n, kind in enumerate(KINDS)}}],
+            "verdicts": {(1, 2): (2, "missed"), (1, 3): (2, "rare")},
         },
-        {(1, 2): "missed", (1, 3): "gone"},
         {"games": games},
     )
 
@@ -158,13 +159,16 @@ def test_a_small_run_goes_in_whole(run, game_store):
     assert data["features"][at]["label"] == "and"
     assert data["features"][at]["badges"] == [
         "AND of 0/1 and 0/4",
-        "disappears: missed by the next dictionary",
+        "in the error of layer 2",
+        "disappears",
     ]
+    assert data["features"][places.index((1, 3))]["badges"] == []
     assert data["features"][at]["neuronpedia"] == "https://www.neuronpedia.org/made-model/1-res/2"
     assert data["features"][0]["neuronpedia"] is None
     assert data["features"][places.index((2, 1))]["badges"] == ["stands for: card K"]
+    assert data["features"][places.index((2, 2))]["badges"] == ["stands for: winning in the reply"]
     assert data["games"]["summary"] == "words" and data["comparison"] is None
-    fates = {kind: dict.fromkeys(FATES[1:], n) for kind, n in (("features", 1), ("controls", 2))}
+    fates = {kind: dict.fromkeys(FATES[1:], n) for n, kind in enumerate(KINDS)}
     assert data["flow"] == [
         {"layer": 0, "next": 1, "passing": 2, "disappearing": 3, "appearing": 1, "of": 5, "of_next": 5, "fates": fates}
     ]
@@ -451,3 +455,35 @@ def test_a_neighbourhood_of_a_run_is_read_from_its_relations(run):
 def test_what_the_run_does_not_have_cannot_be_exported(run, options, said):
     with pytest.raises(UsageError, match=said):
         export_run(run, **options)
+
+
+def test_a_report_is_a_page_or_a_folder_and_its_data(run, tmp_path):
+    data = write_report(run, tmp_path / "new" / "page.html", limits=Limits(prompts=2))
+    assert json.loads((tmp_path / "new" / "page.json").read_text()) == json.loads(json.dumps(data))
+    assert "<title>" in (tmp_path / "new" / "page.html").read_text()
+    write_report(run, tmp_path / "site")
+    assert {"index.html", "data", "report.json"} == {path.name for path in (tmp_path / "site").iterdir()}
+
+
+@pytest.mark.browser
+def test_every_view_of_a_run_opens(run, tmp_path, browser):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    data = write_report(run, tmp_path / "page.html", limits=Limits(prompts=2))
+    browser.get("about:blank")
+    browser.get_log("browser")
+    prompt = data["prompts"][0]["id"]
+    for link, words in {
+        "": "Features of made",
+        "#/flow": "Are they gone?",
+        "#/communities": "score",
+        "#/community/0": "Most telling texts",
+        f"#/prompt/{quote(prompt, safe='')}": prompt,
+        "#/1/2": "AND of 0/1 and 0/4",
+        "#/games": "words",
+    }.items():
+        browser.get((tmp_path / "page.html").as_uri() + link)
+        WebDriverWait(browser, 10).until(
+            lambda driver, words=words: words in driver.find_element("id", "main").text, f"{link}: no {words}"
+        )
+    assert browser.get_log("browser") == []

@@ -13,7 +13,8 @@ from .reading import check_folder, check_least, codes_of, dictionaries_of, direc
 HELP = "Write the page of a run, or of graphs in the node-link JSON that the authors of arXiv 2410.08869 publish."
 EXAMPLES = """  spiral-trl sae report run --model outputs/kuhn --dictionaries run/dictionaries --output run/report.html
   spiral-trl sae report graphs/*.json --output graphs.html
-  spiral-trl sae report run --community 3 --export community.json"""
+  spiral-trl sae report run --community 3 --export community.json
+  spiral-trl sae report run --around 3/18 --hops 2 --threshold 0.5 --export around.json"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,15 +25,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", help="heading of the page")
     parser.add_argument("--features", type=int, default=2000, help="features shown at most (default: 2000)")
     parser.add_argument("--community", type=int, metavar="ID", help="the community that --export writes")
-    parser.add_argument("--export", type=Path, metavar="FILE", help="write a community as node-link JSON")
+    parser.add_argument("--around", metavar="LAYER/FEATURE", help="the feature whose neighbourhood --export writes")
+    parser.add_argument("--hops", type=int, default=1, help="how many layers around it (default: 1)")
+    parser.add_argument("--measure", default="pearson", help="what the export's similarities are (default: pearson)")
+    parser.add_argument("--threshold", type=float, help="least similarity of an exported edge")
+    parser.add_argument(
+        "--export", type=Path, metavar="FILE", help="write a community or a neighbourhood as node-link JSON"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     with usage_errors():
         check_file(options.json, "--json")
         check_file(options.export, "--export", (".json",))
-    if (options.export is None) != (options.community is None):
-        raise UsageError("--export FILE and --community ID go together")
+    if (options.community is not None) + (options.around is not None) != (options.export is not None):
+        raise UsageError("--export FILE goes with one of --community ID and --around LAYER/FEATURE")
+    if options.hops < 0:
+        raise UsageError(f"--hops cannot be below 0, as {options.hops} is")
     if options.output is None and options.export is None:
         raise UsageError("--output says where the page goes")
     if options.output is not None and options.output.endswith(".html"):
@@ -71,6 +80,13 @@ def _of_graphs(options: argparse.Namespace, sources: list[Path]) -> None:
     write_result(options, {"features": len(data["features"]), "edges": len(data["edges"])})
 
 
+def _place(text: str) -> tuple[int, int]:
+    layer, _, feature = text.partition("/")
+    if not (layer.isdecimal() and feature.isdecimal()):
+        raise UsageError(f"--around names a feature as LAYER/FEATURE, such as 3/18, not {text!r}")
+    return int(layer), int(feature)
+
+
 def _of_run(options: argparse.Namespace, folder: Path) -> None:
     from ...sae.report import write_report
     from ...sae.selection import Limits
@@ -87,7 +103,14 @@ def _of_run(options: argparse.Namespace, folder: Path) -> None:
         from ...sae.export import export_run
         from ...sae.node_link_file import write_node_link
 
-        graph = export_run(folder, community=options.community)
+        graph = export_run(
+            folder,
+            options.measure,
+            community=options.community,
+            around=None if options.around is None else _place(options.around),
+            hops=options.hops,
+            threshold=options.threshold,
+        )
         write_node_link(graph, options.export)
         told["exported"] = {"nodes": len(graph.nodes), "links": len(graph.links)}
         print(f"{len(graph.nodes)} features, {len(graph.links)} edges: {options.export}")
