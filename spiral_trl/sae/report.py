@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 # Shares of the places that features have which are chosen as examples
 _OF_GATES, _OF_LABELS, _OF_COMMUNITIES, _OF_PROMPTS = 0.1, 0.15, 0.3, 0.25
 
+# What became of features that disappear: see `spiral_trl.sae.presence`
+_FATES = {
+    "gone": "disappears: gone",
+    "missed": "disappears: missed by the next dictionary",
+    "rebuilt": "disappears: others stand for it",
+}
+
 Progress = Callable[[str, int, int], object]
 
 
@@ -91,7 +98,7 @@ def build_report(
         "quality": _quality(run),
         "features": features,
         "edges": builder.edges(),
-        "flow": [_flow(said) for said in run.graph.get("flow", [])],
+        "flow": [_flow(said, run.presence) for said in run.graph.get("flow", [])],
         "communities": builder.communities(),
         "prompts": builder.prompts(),
         **{name: run.results.get(name) for name in RESULTS},
@@ -131,14 +138,6 @@ def write_data(data: dict[str, Any], out: str | Path, site: bool | None = None) 
         write_page(data, out)
         write_json(out.with_suffix(".json"), data, indent=None)
     return data
-
-
-# What became of a feature that disappears, by the verdict of [`~spiral_trl.sae.presence`]
-PRESENCE = {
-    "gone": "gone at layer {}",
-    "missed": "in the error of layer {}",
-    "rebuilt": "rebuilt by others at layer {}",
-}
 
 
 class _Builder:
@@ -290,15 +289,13 @@ class _Builder:
             own, *inputs = _gate_places(gate)
             names = " and ".join(f"{layer}/{feature}" for layer, feature in inputs)
             found.setdefault(own, []).append(f"{gate['kind'].upper()} of {names}")
-        for place, (after, verdict) in self.run.presence.get("verdicts", {}).items():
-            if verdict in PRESENCE:
-                found.setdefault(place, []).append(PRESENCE[verdict].format(after))
         table = self.run.labels
         for name in ("appears", "disappears"):
             if table is not None and name in table:
                 own = table[table[name].fillna(False).astype(bool)]
                 for layer, feature in zip(own["layer"].tolist(), own["feature"].tolist(), strict=True):
-                    found.setdefault((layer, feature), []).append(name)
+                    fate = self.run.fates.get((layer, feature)) if name == "disappears" else None
+                    found.setdefault((layer, feature), []).append(_FATES.get(fate or "", name))
         return found
 
     def edges(self) -> list[list[Any]]:
@@ -328,7 +325,7 @@ class _Builder:
         ]
 
     def prompts(self) -> list[dict[str, Any]]:
-        tokens = self.windows.index.tokens["token"]
+        tokens = self.windows.index.tokens
         found = []
         for prompt in self._prompts:
             entries = zip(
@@ -339,8 +336,10 @@ class _Builder:
                 for layer, feature, at, value in entries
                 if (layer, feature) in self.index
             ]
-            shown = self.pieces.split(tokens[prompt.tokens].tolist())
-            found.append({"id": str(prompt.document), "tokens": shown, "active": active})
+            shown = self.pieces.split(tokens["token"][prompt.tokens].tolist())
+            own = tokens[prompt.tokens[-1]]
+            name = f"game {own['group']}/turn {own['turn']}" if own["player"] >= 0 else f"text {prompt.document}"
+            found.append({"id": name, "tokens": shown, "active": active})
         return found
 
 
@@ -350,8 +349,15 @@ def _gate_places(gate: Mapping[str, Any]) -> list[Place]:
     return [(gate["layer"], gate["feature"]), *((above, feature) for feature in gate["upstream"])]
 
 
-def _flow(said: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: said[name] for name in ("layer", "next", "passing", "disappearing", "appearing", "of", "of_next")}
+def _flow(said: Mapping[str, Any], presence: Mapping[str, Any]) -> dict[str, Any]:
+    flow = {name: said[name] for name in ("layer", "next", "passing", "disappearing", "appearing", "of", "of_next")}
+    for found in presence.get("layers", []):
+        if (found["layer"], found["next"]) == (flow["layer"], flow["next"]):
+            flow["fates"] = {
+                kind: {name: found[kind][name] for name in ("gone", "missed", "rebuilt", "unclear", "rare")}
+                for kind in ("features", "controls")
+            }
+    return flow
 
 
 def _quality(run: Run) -> dict[str, Any]:

@@ -10,7 +10,8 @@ measures, layers        names of the measures in the order of an edge's values; 
 quality                 for each layer, as text: unexplained_variance, l0, dead, ce_recovered
 features                see `FEATURE`
 edges                   [upstream, downstream, [value of each measure or null]]
-flow                    for each pair of layers: layer, next, passing, disappearing, appearing, of, of_next
+flow                    for each pair of layers: layer, next, passing, disappearing, appearing, of, of_next; perhaps
+                        fates, what became of features that disappear and of random ones
 communities             id, size, layers (features in each), stability, features, texts; perhaps name, and the measure
                         that it is of
 prompts                 id, tokens, active: [feature, token, value]
@@ -85,7 +86,11 @@ COMMUNITY = {
     "features": [int],
     "texts": [TEXT],
 }
-FLOW = dict.fromkeys(("layer", "next", "passing", "disappearing", "appearing", "of", "of_next"), int)
+_FATES = dict.fromkeys(("gone", "missed", "rebuilt", "unclear", "rare"), int)
+FLOW = {
+    **dict.fromkeys(("layer", "next", "passing", "disappearing", "appearing", "of", "of_next"), int),
+    "fates": _Maybe({"features": _FATES, "controls": _FATES}),
+}
 PROMPT = {"id": str, "tokens": [str], "active": [_Row((int, int, float))]}
 REPORT = {
     "version": int,

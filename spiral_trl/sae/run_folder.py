@@ -8,13 +8,14 @@ graph.json, labels.parquet    flow, gates, communities; what each feature is
 game_features.json       what features stand for in the game
 comparison.json          what training changed
 ablation.json            how well the measures predict causal effect
-presence.json            whether features that disappear are gone
+presence.json, presence.parquet    whether features that disappear are gone
 ```
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ import numpy as np
 from ..errors import UsageError
 from .extra import require_extra
 from .node_link_file import MEASURES
-from .selection import without_links
+from .selection import Place, without_links
 from .store import Store, open_store
 
 
@@ -48,8 +49,9 @@ class Run:
         graph (`dict`): `graph.json`, or empty.
         labels (`DataFrame`, *optional*): `labels.parquet`.
         quality (`dict`): `quality.json`, or empty.
-        presence (`dict`): `presence.json`, or empty; with `verdicts`, for each feature that disappears (layer, feature) the
-            next layer and what became of it there.
+        presence (`dict`): `presence.json`, or empty.
+        fates (`Mapping`): What became of features that disappear, from `presence.parquet`: the verdict by layer and
+            feature.
         results (`dict`): `games`, `comparison` and `ablation`, each as its file has it or `None`.
     """
 
@@ -60,6 +62,7 @@ class Run:
     labels: DataFrame | None = None
     quality: dict[str, Any] = field(default_factory=dict)
     presence: dict[str, Any] = field(default_factory=dict)
+    fates: Mapping[Place, str] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
 
 
@@ -91,29 +94,38 @@ def open_run(folder: str | Path) -> Run:
         _read(folder / "graph.json") or {},
         pd.read_parquet(labels) if labels.exists() else None,
         _read(codes / "quality.json") or {},
-        _read_presence(folder),
+        _read(folder / "presence.json") or {},
+        _fates(folder / "presence.parquet"),
         results,
     )
 
 
-def _read_presence(folder: Path) -> dict[str, Any]:
+def _fates(path: Path) -> dict[Place, str]:
     import pandas as pd
 
-    found = _read(folder / "presence.json")
-    if not found or not (folder / "presence.parquet").is_file():
+    if not path.exists():
         return {}
-    table = pd.read_parquet(folder / "presence.parquet")
-    table = table[~table["control"].astype(bool)]
-    columns = [table[name].tolist() for name in ("layer", "feature", "next", "verdict")]
-    found["verdicts"] = {
-        (layer, feature): (after, verdict) for layer, feature, after, verdict in zip(*columns, strict=True)
-    }
-    return found
+    table = pd.read_parquet(path, columns=["layer", "feature", "control", "verdict"])
+    looked_for = table[~table["control"]]
+    columns = (looked_for[name].tolist() for name in ("layer", "feature", "verdict"))
+    return {(layer, feature): verdict for layer, feature, verdict in zip(*columns, strict=True)}
 
 
 def _of_these(comparison: dict[str, Any], store: Store) -> dict[str, Any]:
     """A comparison, its features named such that none passes for one of these codes where they are another
-    dictionary's."""
+    dictionary's; see [`~spiral_trl.sae.before_after.compare_before_after`], of whose two parts one may be."""
+    parts = {name: part for name, part in comparison.items() if isinstance(part, dict) and "settings" in part}
+    if not parts:
+        return comparison if _is_of(comparison, store) else _unlinked(comparison, comparison.get("tables", []))
+    shown = dict(comparison)
+    for name, part in parts.items():
+        if not _is_of(part, store):
+            shown[name] = _unlinked(part, part["tables"])
+            shown = _unlinked(shown, part["tables"])
+    return shown
+
+
+def _is_of(comparison: Mapping[str, Any], store: Store) -> bool:
     used = [
         said["layers"]
         for stores in comparison.get("settings", {}).get("stores", {}).values()
@@ -121,10 +133,20 @@ def _of_these(comparison: dict[str, Any], store: Store) -> dict[str, Any]:
         if said is not None
     ]
     shown = {layer: said.get("fingerprint") for layer, said in store.about["layers"].items()}
-    if all(fingerprint == shown.get(layer) for layers in used for layer, fingerprint in layers.items()):
-        return comparison
+    return all(fingerprint == shown.get(layer) for layers in used for layer, fingerprint in layers.items())
+
+
+def _unlinked(comparison: Mapping[str, Any], tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A comparison without links in those of its tables that are among `tables`, under whatever title."""
+    contents = [(table["columns"], table["rows"]) for table in tables]
     named = "layer and feature, of the dictionary of the model before"
-    return {**comparison, "tables": without_links(comparison.get("tables", []), "feature", named)}
+    return {
+        **comparison,
+        "tables": [
+            without_links([table], "feature", named)[0] if (table["columns"], table["rows"]) in contents else table
+            for table in comparison.get("tables", [])
+        ],
+    }
 
 
 def counts_of(run: Run) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:

@@ -254,6 +254,7 @@ def test_mutual_information(both, one, other, tokens):
     assert mutual_information(both, one, other, tokens) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.distributed
 def test_processes_and_shards_change_nothing(related, tmp_path):
     _, directions, store = related(value_dtype="float16")
     settings = dict(directions=directions, top_k=TOP_K)
@@ -278,6 +279,7 @@ def wait_for_the_end_of(pids, seconds=60):
         time.sleep(0.05)
 
 
+@pytest.mark.distributed
 def test_a_killed_run_is_gone_on_with(related, tmp_path):
     _, directions, store = related(shards=2)
     whole = relate(store, tmp_path / "whole", directions=directions, top_k=TOP_K)
@@ -432,6 +434,7 @@ def test_a_full_disk_keeps_what_was_finished(related, tmp_path, monkeypatch):
     assert_same(whole, relate(store, tmp_path / "full"))
 
 
+@pytest.mark.distributed
 def test_a_killed_process_is_told_of(related, tmp_path, monkeypatch):
     _, _, store = related()
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from spiral_trl.sae.store import TOKEN, open_store, rows_of, write_shard, write_
 from spiral_trl.sae.telling import telling_texts
 
 
+FATES = ("features", "gone", "missed", "rebuilt", "unclear", "rare")
 TWO = ("pearson", "necessity")
 
 
@@ -129,7 +131,12 @@ def run(game_store):
         graph,
         labels_of(codes),
         {"0": {"unexplained_variance": 0.1, "l0": 2.0, "dead": 0.2}},
-        {},
+        {
+            "layers": [
+                {"layer": 0, "next": 1, "features": dict.fromkeys(FATES, 1), "controls": dict.fromkeys(FATES, 2)}
+            ]
+        },
+        {(1, 2): "missed", (1, 3): "gone"},
         {"games": games},
     )
 
@@ -149,13 +156,17 @@ def test_a_small_run_goes_in_whole(run, game_store):
         assert feature["count"] == len(active) and feature["mean"] == pytest.approx(active.mean(), rel=1e-3)
     at = places.index((1, 2))
     assert data["features"][at]["label"] == "and"
-    assert data["features"][at]["badges"] == ["AND of 0/1 and 0/4", "disappears"]
+    assert data["features"][at]["badges"] == [
+        "AND of 0/1 and 0/4",
+        "disappears: missed by the next dictionary",
+    ]
     assert data["features"][at]["neuronpedia"] == "https://www.neuronpedia.org/made-model/1-res/2"
     assert data["features"][0]["neuronpedia"] is None
     assert data["features"][places.index((2, 1))]["badges"] == ["stands for: card K"]
     assert data["games"]["summary"] == "words" and data["comparison"] is None
+    fates = {kind: dict.fromkeys(FATES[1:], n) for kind, n in (("features", 1), ("controls", 2))}
     assert data["flow"] == [
-        {"layer": 0, "next": 1, "passing": 2, "disappearing": 3, "appearing": 1, "of": 5, "of_next": 5}
+        {"layer": 0, "next": 1, "passing": 2, "disappearing": 3, "appearing": 1, "of": 5, "of_next": 5, "fates": fates}
     ]
     edges = {(places[up], places[down]): values for up, down, values in data["edges"]}
     assert len(edges) == 50 and edges[(1, 3), (2, 0)] == [0.5, 0.5]
@@ -203,7 +214,10 @@ def test_a_prompt_shows_what_is_active_on_it(run, game_store):
     store, codes = game_store
     data = build_report(run, limits=Limits(prompts=4))
     assert len(data["prompts"]) == 4
-    documents = {int(prompt["id"]): prompt for prompt in data["prompts"]}
+    numbers = [re.fullmatch(r"game (\d+)/turn (\d+)", prompt["id"]).groups() for prompt in data["prompts"]]
+    documents = {
+        3 * int(game) + int(turn): prompt for (game, turn), prompt in zip(numbers, data["prompts"], strict=True)
+    }
     players = [int(store.tokens["player"][store.tokens["document"] == number][0]) for number in documents]
     assert sorted(players) == [0, 0, 1, 1]
     index = DocumentIndex(store)
@@ -292,6 +306,27 @@ def test_features_of_other_dictionaries_are_no_links(game_store, fingerprint, li
     assert mentioned(shown) == ([(1, 3)] if linked else [])
     assert shown["tables"][0]["rows"] == [["1/3" if linked else "1 · 3", 0.5]]
     assert shown["tables"][0]["title"] == "t" and shown["tables"][1] == comparison["tables"][1]
+
+
+def test_of_two_dictionaries_those_that_are_not_shown_are_no_links(game_store):
+    store, _ = game_store
+    for said in store.about["layers"].values():
+        said["fingerprint"] = "made"
+
+    def part(fingerprint, cell):
+        return {
+            "settings": {"stores": {"same_text": [{"layers": {"0": fingerprint}}]}},
+            "tables": [{"title": "t", "columns": ["feature", "candidate"], "rows": [[cell, "2/2"]]}],
+        }
+
+    before, shared = part("other", "1/3"), part("made", "1/4")
+    tables = [{**found["tables"][0], "title": f"{name}: t"} for name, found in (("A", before), ("B", shared))]
+    shown = _of_these({"summary": "", "tables": tables, "before": before, "shared": shared}, store)
+    assert [table["rows"] for table in shown["tables"]] == [[["1 · 3", "2/2"]], [["1/4", "2/2"]]]
+    assert [table["title"] for table in shown["tables"]] == ["A: t", "B: t"]
+    assert shown["before"]["tables"][0]["rows"] == [["1 · 3", "2/2"]]
+    assert shown["shared"] == shared
+    assert set(mentioned(shown)) == {(1, 4), (2, 2)}
 
 
 @pytest.mark.parametrize(
