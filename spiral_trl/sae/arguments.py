@@ -147,8 +147,9 @@ class SAEReportArguments:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise UsageError(f"{name} has to be at least {low}, not {value}")
-        if self.num_features is not None and (self.active_features or 0) > self.num_features:
-            raise UsageError(f"active_features={self.active_features}, but there are {self.num_features} features")
+        features, active = self.num_features, self.active_features
+        if features is not None and active is not None and active > features:
+            raise UsageError(f"active_features={active}, but there are {features} features")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise UsageError(f"learning_rate has to be above 0, not {self.learning_rate}")
         for name in ("pass_threshold", "gate_threshold"):

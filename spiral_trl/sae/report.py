@@ -30,13 +30,6 @@ if TYPE_CHECKING:
 # Shares of the places that features have which are chosen as examples
 _OF_GATES, _OF_LABELS, _OF_COMMUNITIES, _OF_PROMPTS = 0.1, 0.15, 0.3, 0.25
 
-# What became of features that disappear: see `spiral_trl.sae.presence`
-_FATES = {
-    "gone": "disappears: gone",
-    "missed": "disappears: missed by the next dictionary",
-    "rebuilt": "disappears: others stand for it",
-}
-
 Progress = Callable[[str, int, int], object]
 
 
@@ -140,6 +133,14 @@ def write_data(data: dict[str, Any], out: str | Path, site: bool | None = None) 
         write_page(data, out)
         write_json(out.with_suffix(".json"), data, indent=None)
     return data
+
+
+# What became of a feature that disappears, by the verdict of [`~spiral_trl.sae.presence`]
+PRESENCE = {
+    "gone": "gone at layer {}",
+    "missed": "in the error of layer {}",
+    "rebuilt": "rebuilt by others at layer {}",
+}
 
 
 class _Builder:
@@ -292,13 +293,15 @@ class _Builder:
             own, *inputs = _gate_places(gate)
             names = " and ".join(f"{layer}/{feature}" for layer, feature in inputs)
             found.setdefault(own, []).append(f"{gate['kind'].upper()} of {names}")
+        for place, (after, verdict) in self.run.presence.get("verdicts", {}).items():
+            if verdict in PRESENCE:
+                found.setdefault(place, []).append(PRESENCE[verdict].format(after))
         table = self.run.labels
         for name in ("appears", "disappears"):
             if table is not None and name in table:
                 own = table[table[name].fillna(False).astype(bool)]
                 for layer, feature in zip(own["layer"].tolist(), own["feature"].tolist(), strict=True):
-                    fate = self.run.fates.get((layer, feature)) if name == "disappears" else None
-                    found.setdefault((layer, feature), []).append(_FATES.get(fate or "", name))
+                    found.setdefault((layer, feature), []).append(name)
         return found
 
     def edges(self) -> list[list[Any]]:

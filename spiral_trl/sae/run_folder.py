@@ -25,7 +25,7 @@ import numpy as np
 from ..errors import UsageError
 from .extra import require_extra
 from .node_link_file import MEASURES
-from .selection import Place, without_links
+from .selection import without_links
 from .store import Store, open_store
 
 
@@ -49,9 +49,8 @@ class Run:
         graph (`dict`): `graph.json`, or empty.
         labels (`DataFrame`, *optional*): `labels.parquet`.
         quality (`dict`): `quality.json`, or empty.
-        presence (`dict`): `presence.json`, or empty.
-        fates (`Mapping`): What became of features that disappear, from `presence.parquet`: the verdict by layer and
-            feature.
+        presence (`dict`): `presence.json`, or empty; with `verdicts`, for each feature that disappears (layer, feature) the
+            next layer and what became of it there.
         results (`dict`): `games`, `comparison` and `ablation`, each as its file has it or `None`.
     """
 
@@ -62,7 +61,6 @@ class Run:
     labels: DataFrame | None = None
     quality: dict[str, Any] = field(default_factory=dict)
     presence: dict[str, Any] = field(default_factory=dict)
-    fates: Mapping[Place, str] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
 
 
@@ -94,21 +92,24 @@ def open_run(folder: str | Path) -> Run:
         _read(folder / "graph.json") or {},
         pd.read_parquet(labels) if labels.exists() else None,
         _read(codes / "quality.json") or {},
-        _read(folder / "presence.json") or {},
-        _fates(folder / "presence.parquet"),
+        _read_presence(folder),
         results,
     )
 
 
-def _fates(path: Path) -> dict[Place, str]:
+def _read_presence(folder: Path) -> dict[str, Any]:
     import pandas as pd
 
-    if not path.exists():
+    found = _read(folder / "presence.json")
+    if not found or not (folder / "presence.parquet").is_file():
         return {}
-    table = pd.read_parquet(path, columns=["layer", "feature", "control", "verdict"])
-    looked_for = table[~table["control"]]
-    columns = (looked_for[name].tolist() for name in ("layer", "feature", "verdict"))
-    return {(layer, feature): verdict for layer, feature, verdict in zip(*columns, strict=True)}
+    table = pd.read_parquet(folder / "presence.parquet")
+    table = table[~table["control"].astype(bool)]
+    columns = [table[name].tolist() for name in ("layer", "feature", "next", "verdict")]
+    found["verdicts"] = {
+        (layer, feature): (after, verdict) for layer, feature, after, verdict in zip(*columns, strict=True)
+    }
+    return found
 
 
 def _of_these(comparison: dict[str, Any], store: Store) -> dict[str, Any]:

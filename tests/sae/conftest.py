@@ -73,6 +73,12 @@ class MadeDictionary:
         return {"dictionary": self.name, "num_features": self.num_features, "fingerprint": self.fingerprint}
 
 
+@pytest.fixture(scope="session")
+def made_dictionary():
+    """The class, for tests that derive from it: conftest is a module of several folders, and cannot be imported."""
+    return MadeDictionary
+
+
 @pytest.fixture
 def make_dictionaries():
     """`make_dictionaries(model, num_features=..., layers=..., seed=...)`: one for each layer of a model."""

@@ -297,16 +297,15 @@ def test_halves_have_each_game_once(worlds, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def kuhn_store(tmp_path_factory):
+def kuhn_store(tmp_path_factory, made_dictionary):
     """Codes of the embedded model on games of Kuhn poker against itself."""
     import torch
-    from conftest import MadeDictionary
 
     from spiral_trl.players.language_model import LanguageModelPlayer
     from spiral_trl.rollout import play
     from spiral_trl.training.tiny import save_tiny_model, warm_start
 
-    class Sparse(MadeDictionary):
+    class Sparse(made_dictionary):
         """Features active on a few to a third of the tokens."""
 
         def encode(self, stream):
