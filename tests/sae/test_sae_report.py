@@ -476,7 +476,7 @@ def test_every_view_of_a_run_opens(run, tmp_path, browser):
     for link, words in {
         "": "Features of made",
         "#/flow": "Are they gone?",
-        "#/communities": "score",
+        "#/communities": "of the largest activation, on average",
         "#/community/0": "Most telling texts",
         f"#/prompt/{quote(prompt, safe='')}": prompt,
         "#/1/2": "AND of 0/1 and 0/4",
