@@ -160,7 +160,7 @@ LINES = [
     *((step, ["file"], "file is no folder of a run") for step in ("relate", "ablate")),
     *((step, ["saes"], "saes holds no codes: there is no store.json") for step in ("relate", "ablate")),
     ("report", ["saes"], "--model is for the folder of a run; saes is none"),
-    ("report", ["--community", "3"], "--export FILE and --community ID go together"),
+    ("report", ["--community", "3"], "--export FILE goes with one of --community ID and --around LAYER/FEATURE"),
     ("report", ["--community", "3", "--export", "a.json"], "it has no relations"),
     ("report", ["--community", "3", "--export", "a.html"], "--export a.html has to end with .json"),
     ("compare", ["--after", "nowhere"], "nowhere does not exist"),

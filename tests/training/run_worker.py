@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
@@ -66,10 +67,11 @@ def run(settings):
             "turns": watch.turns,
         }
         (folder / f"{rank}.json").write_text(json.dumps(ended))
-    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for settings in json.loads(Path(sys.argv[1]).read_text()):
         run(settings)
+    # Once, after the last of them: a process that leaves a gloo group at its exit may abort
+    PartialState().destroy_process_group()
