@@ -17,7 +17,6 @@ The unit of all intervals is the upstream feature: its pairs share an ablation.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,7 +35,7 @@ from .kernels import Features, feature_sums
 from .matching import matched_features
 from .pair_measures import chosen_measures, joint_sums
 from .relations import MEASURES, RELATIVE, RULES
-from .store import Store, write_json
+from .store import Store, write_json, written_whole
 
 
 if TYPE_CHECKING:
@@ -408,13 +407,8 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    unfinished = path.with_name(f"{path.name}.partial")
-    try:
-        parquet.write_table(pa.Table.from_pylist(list(rows), schema=_schema()), unfinished)
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    with written_whole(path) as partial:
+        parquet.write_table(pa.Table.from_pylist(list(rows), schema=_schema()), partial)
 
 
 def _read_table(path: Path) -> dict[str, np.ndarray]:

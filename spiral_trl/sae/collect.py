@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,15 +28,7 @@ from ..players.language_model import evaluating
 from .activations import check_layers
 from .documents import Document, DocumentsTable
 from .reader import Encoder, Reader, Sums
-from .store import (
-    Store,
-    open_store,
-    read_about,
-    read_shard,
-    write_json,
-    write_shard,
-    write_store,
-)
+from .store import Store, open_store, read_about, read_shard, write_json, write_shard, write_store, written_whole
 
 
 if TYPE_CHECKING:
@@ -309,15 +300,9 @@ def _written(
 def _save_sums(folder: Path, number: int, digest: str, sums: Mapping[int, Sums]) -> None:
     path = folder / _SUMS / f"{number:05d}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
     arrays = {f"{name}_{layer}": values for layer, part in sums.items() for name, values in vars(part).items()}
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, digest=np.array(digest), **arrays)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with written_whole(path) as partial, partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, digest=np.array(digest), **arrays)
 
 
 def _not_written(folder: Path, error: OSError, shards: int) -> UsageError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from .store import written_whole
 
 
 if TYPE_CHECKING:
@@ -34,13 +35,8 @@ def write_columns(columns: Mapping[str, np.ndarray], path: Path, metadata: Mappi
     table = _table(columns)
     if metadata:
         table = table.replace_schema_metadata(dict(metadata))
-    partial = path.with_name(f"{path.name}.partial")
-    try:
+    with written_whole(path) as partial:
         pq.write_table(table, partial)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def write_part(path: Path, of: Mapping[str, Any], columns: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:

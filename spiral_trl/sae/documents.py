@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -14,6 +13,7 @@ import numpy as np
 from ..errors import UsageError, did_you_mean, usage_errors
 from ..players.prompts import PromptTemplate, find_prompt_template
 from ..records import Episode, Reply, Step, Turn
+from .store import written_whole
 
 
 if TYPE_CHECKING:
@@ -302,14 +302,8 @@ class DocumentsTable:
 
         values = np.array(self.rows, dtype=np.int32).reshape(-1, len(COLUMNS))
         table = pa.table({name: values[:, place] for place, name in enumerate(COLUMNS)})
-        path = Path(folder) / TABLE
-        partial = path.with_name(f"{TABLE}.partial")
-        try:
+        with written_whole(Path(folder) / TABLE) as partial:
             parquet.write_table(table, partial)
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
 
 
 def open_documents(folder: str | Path) -> dict[str, np.ndarray]:

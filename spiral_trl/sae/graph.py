@@ -9,7 +9,6 @@ labels.parquet    one row a feature: its label, partners, best similarity to bot
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -23,7 +22,7 @@ from .communities import Communities, check_measure, communities, may_pass
 from .extra import require_extra
 from .flow import best_similarity, flow_between, sides
 from .sampling import design_effects
-from .store import Store, write_json
+from .store import Store, write_json, written_whole
 
 
 if TYPE_CHECKING:
@@ -313,13 +312,8 @@ def write_graph(graph: Graph, folder: str | Path) -> Graph:
             columns[name] = pa.array(values, mask=values < 0)
         else:
             columns[name] = pa.array(values)
-    final, partial = folder / "labels.parquet", folder / "labels.parquet.partial"
-    try:
+    with written_whole(folder / "labels.parquet") as partial:
         pq.write_table(pa.table(columns), partial)
-        os.replace(partial, final)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
     write_json(folder / "graph.json", graph.to_dict())
     return Graph(graph.about, graph.table, folder)
 

@@ -25,10 +25,24 @@ def matched_features(features: Features, chosen: np.ndarray, spare: np.ndarray, 
     Returns:
         `np.ndarray`: `(k,)` in the order of `chosen`; -1 where no feature was left.
     """
-    generator = np.random.default_rng(seed)
     mean = features.total / np.maximum(features.count, 1)
     place = np.log(np.stack([features.count + 0.5, mean + 1e-12], axis=1))
-    left = np.unique(np.asarray(spare, dtype=np.int64))
+    return draw_near(place, chosen, np.unique(np.asarray(spare, dtype=np.int64)), np.random.default_rng(seed))
+
+
+def draw_near(place: np.ndarray, chosen: np.ndarray, spare: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """For each chosen feature one of the eight nearest of `spare` that are left, none twice.
+
+    Args:
+        place (`np.ndarray`): `(F, dimensions)`: where each feature lies; distances are sums of absolute differences.
+        chosen (`np.ndarray`): `(k,)` features.
+        spare (`np.ndarray`): Features to draw from.
+        generator (`np.random.Generator`): Draws.
+
+    Returns:
+        `np.ndarray`: `(k,)` in the order of `chosen`; -1 where no feature was left.
+    """
+    left = spare
     found = np.full(len(chosen), -1, dtype=np.int64)
     for at in generator.permutation(len(chosen)):
         if not len(left):

@@ -22,6 +22,7 @@ from typing import Any
 from ..errors import UsageError
 from ..names import unknown
 from .report_data import is_finite
+from .store import written_whole
 
 
 # Names of measures in files, and ours
@@ -100,14 +101,8 @@ def write_node_link(graph: NodeLink, path: str | os.PathLike) -> None:
     Raises:
         `OSError`: If it cannot be written; a file that was there before stays.
     """
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
+    with written_whole(Path(path)) as partial:
         partial.write_text(json.dumps(graph.data, allow_nan=False), encoding="utf-8")
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _measure(said: Any, name: str) -> str:

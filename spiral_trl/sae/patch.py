@@ -34,6 +34,7 @@ from .discoveries import benjamini_hochberg
 from .game_features import GameFeatures, Progress, rounded
 from .game_variables import own_name
 from .hands import DECISION, SITES, HandMoves, Swap, find_hands, recovered
+from .matching import draw_near
 from .step_codes import REPLY
 from .store import Store, shard_bounds
 
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
 SINGLE, GROUP = "single", "group"
 # Hands whose actions differ by less, in total variation, say nothing
 _LEAST_SHIFT = 0.02
-# Candidates nearest in density and activation, of which a random feature is drawn
-_NEAREST = 8
 _REPLICATES = 1000
 
 
@@ -268,16 +267,7 @@ def matched(
         density, mean (`np.ndarray`): `(F,)` share of tokens, and mean activation on them.
         generator (`np.random.Generator`): Draws.
     """
-    place = np.log(np.stack([density, mean], axis=1) + 1e-12)
-    left = spare
-    drawn = np.empty(len(features), dtype=np.int64)
-    for at in generator.permutation(len(features)):
-        distance = np.abs(place[left] - place[features[at]]).sum(1)
-        near = np.argsort(distance, kind="stable")[:_NEAREST]
-        pick = int(near[generator.integers(len(near))])
-        drawn[at] = left[pick]
-        left = np.delete(left, pick)
-    return drawn
+    return draw_near(np.log(np.stack([density, mean], axis=1) + 1e-12), features, spare, generator)
 
 
 def _usage(store: Store, layer: int) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,6 @@ Intervals are of 95%, by a jackknife over blocks of games or texts. The same is 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,7 @@ from .activations import check_layers
 from .blocks import Batch, batches, read_kept, readable
 from .kernels import feature_sums
 from .matching import matched_features
-from .store import Store, write_json
+from .store import Store, write_json, written_whole
 
 
 if TYPE_CHECKING:
@@ -81,13 +80,8 @@ class Presence:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{TABLE}.partial"
-        try:
+        with written_whole(folder / TABLE) as partial:
             parquet.write_table(pa.table(self.table), partial)
-            os.replace(partial, folder / TABLE)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
         write_json(folder / RESULT, self.to_dict())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UsageError
-from .store import Store
+from .store import Store, written_whole
 
 
 if TYPE_CHECKING:
@@ -87,15 +86,10 @@ def write_table(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     # Numbers of which most differ gain nothing from a dictionary
     repeated = [name for name, values in columns.items() if values.dtype.kind == "i"]
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
+    with written_whole(path) as partial:
         parquet.write_table(
             table, partial, row_group_size=1 << 18, compression="zstd", use_dictionary=repeated, store_schema=False
         )
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def read_table(path: Path) -> dict[str, np.ndarray]:

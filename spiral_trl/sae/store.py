@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -307,15 +308,23 @@ def save_array(path: Path, values: np.ndarray) -> None:
         os.fsync(file.fileno())
 
 
-def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
-    """Writes JSON whole or not at all."""
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Within it a file is written under the name that it yields, which then takes the place of `path`: whole or not at
+    all."""
     partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_text(json.dumps(value, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
+        yield partial
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Writes JSON whole or not at all."""
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(value, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path, missing: str) -> dict[str, Any]:
